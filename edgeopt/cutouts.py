@@ -1,0 +1,239 @@
+"""Run the two versions of rewritten places side by side, on random inputs, cut out of their graph.
+
+All places of one pass go into one check model (in chunks), so that a pass costs two sessions rather than two
+per place. A place passes when each output agrees within the bound of its element type, per channel
+(``parity.channel_errors``), or when the new version is at most 4 times as far from a float64 evaluation (ONNX's
+reference implementation) as the old one: summation order alone may exceed the bound where values cancel.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+
+from edgeopt.errors import ModelError
+from edgeopt.feeds import random_array
+from edgeopt.graph import Array, dims_of, dtype_of, shapes_with
+from edgeopt.parity import channel_errors, exact_bound, float_channel_errors, is_float
+from edgeopt.rewrite import Case
+from edgeopt.runtime import Level, Session
+
+_CHUNK_ELEMENTS = 20_000_000
+_CHUNK_BYTES = 200_000_000
+_BATCH_SIZE = 2  # for an open first axis
+_OTHER_SIZE = 16  # for other open axes: larger than usual kernels
+_MAGNITUDES = (1.0, 30.0)  # the second reaches clips and saturations that N(0, 1) does not
+_FLOAT64_FACTOR = 4.0
+
+
+@dataclass
+class Verdict:
+    """Outcome of the side-by-side runs, by anchor."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    unchecked: dict[str, str] = field(default_factory=dict)
+    max_abs_error: float = 0.0
+
+
+def check(cases: Sequence[Case], model: ir.Model, seed: int = 0) -> Verdict:
+    """Check every case; ``model`` lends its opset imports and IR version."""
+    verdict = Verdict()
+    rng = np.random.default_rng(seed)
+    ready: list[tuple[Case, dict[str, tuple[np.dtype[Any], tuple[int, ...]]]]] = []
+    for case in cases:
+        if not case.outputs:
+            continue
+        shapes = _input_shapes(case)
+        if isinstance(shapes, str):
+            verdict.unchecked[case.anchor] = case.uncheckable or shapes
+        else:
+            ready.append((case, shapes))
+    for chunk in _chunks(ready):
+        feeds = [
+            [{n: _scaled(random_array(rng, *s), m) for n, s in shapes.items()} for _, shapes in chunk]
+            for m in _MAGNITUDES
+        ]
+        try:
+            results = [_run_chunk([c for c, _ in chunk], f, model) for f in feeds]
+        except ModelError:
+            results = []
+        for k, (case, _) in enumerate(chunk):
+            try:
+                outputs = [r[k] for r in results] or [_run_chunk([case], [f[k]], model)[0] for f in feeds]
+            except ModelError as error:
+                _by_reference_only(case, [f[k] for f in feeds], model, verdict, str(error))
+                continue
+            _judge(case, outputs, [f[k] for f in feeds], model, verdict)
+    return verdict
+
+
+def _scaled(array: Array, magnitude: float) -> Array:
+    return (array * magnitude).astype(array.dtype) if is_float(array.dtype) else array
+
+
+def _input_shapes(case: Case) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]] | str:
+    """Concrete type and shape for each input of a case, or why there is none."""
+    if case.uncheckable:
+        return case.uncheckable
+    shapes = {}
+    symbols: dict[str, int] = {}
+    for name, value in case.inputs.items():
+        dtype, dims = dtype_of(value), dims_of(value)
+        if dtype is None or dims is None:
+            return f"the type or rank of {value.name!r} is unknown"
+        if dims and isinstance(dims[0], str):
+            symbols.setdefault(dims[0], _BATCH_SIZE)
+        dims = dims if not dims or dims[0] is not None else (_BATCH_SIZE, *dims[1:])
+        shapes[name] = (dtype, shapes_with(dims, symbols, _OTHER_SIZE))
+    return shapes
+
+
+def _chunks(ready: Sequence[tuple[Case, Any]]) -> Iterator[list[tuple[Case, Any]]]:
+    chunk: list[tuple[Case, Any]] = []
+    elements = size = 0
+    for case, shapes in ready:
+        cost = sum(math.prod(s) for _, s in shapes.values()) * 2 + 1
+        weight = sum(t.nbytes for t in case.constants.values())
+        if chunk and (elements + cost > _CHUNK_ELEMENTS or size + weight > _CHUNK_BYTES):
+            yield chunk
+            chunk, elements, size = [], 0, 0
+        chunk.append((case, shapes))
+        elements += cost
+        size += weight
+    if chunk:
+        yield chunk
+
+
+def _renamed(node: onnx.NodeProto, prefix: str) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.input[:], copy.output[:]
+    copy.input.extend(prefix + n if n else "" for n in node.input)
+    copy.output.extend(prefix + n if n else "" for n in node.output)
+    copy.name = prefix + node.name
+    return copy
+
+
+def _as_model(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, model: ir.Model) -> onnx.ModelProto:
+    graph.name = "check"
+    graph.node.extend(nodes)
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
+    for domain, version in model.opset_imports.items():
+        proto.opset_import.add(domain=domain, version=version)
+    return proto
+
+
+def _run_chunk(
+    cases: Sequence[Case], feeds: Sequence[Mapping[str, Array]], model: ir.Model
+) -> list[list[tuple[Array, Array]]]:
+    """For each case its pairs (before, after), one per output."""
+    graph = onnx.GraphProto()
+    nodes: list[onnx.NodeProto] = []
+    feed: dict[str, Array] = {}
+    for k, (case, values) in enumerate(zip(cases, feeds, strict=True)):
+        prefix = f"{k}/"
+        for name, tensor in case.constants.items():
+            proto = ir.serde.serialize_tensor(_inline(tensor))
+            proto.name = prefix + name
+            graph.initializer.append(proto)
+        for name, array in values.items():
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.input.append(onnx.helper.make_tensor_value_info(prefix + name, kind, array.shape))
+            feed[prefix + name] = array
+        nodes += [_renamed(n, prefix) for n in (*case.before, *case.after)]
+        for j, (old, new) in enumerate(case.outputs):
+            for side, name in (("old", old), ("new", new)):
+                out = f"{prefix}{side}{j}"
+                nodes.append(onnx.helper.make_node("Identity", [prefix + name], [out], name=out))
+                graph.output.append(onnx.ValueInfoProto(name=out))
+    session = Session(_as_model(nodes, graph, model).SerializeToString(), Level.NONE)
+    found = session.run(feed)
+    return [
+        [(np.asarray(found[f"{k}/old{j}"]), np.asarray(found[f"{k}/new{j}"])) for j in range(len(case.outputs))]
+        for k, case in enumerate(cases)
+    ]
+
+
+def _inline(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """External tensors are read: the check model has no folder."""
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, ir.ExternalTensor) else tensor
+
+
+def _judge(
+    case: Case,
+    runs: Sequence[Sequence[tuple[Array, Array]]],
+    feeds: Sequence[Mapping[str, Array]],
+    model: ir.Model,
+    verdict: Verdict,
+) -> None:
+    for pairs, feed in zip(runs, feeds, strict=True):
+        exact: list[Array] | None = None
+        for j, (old, new) in enumerate(pairs):
+            absolute, relative = channel_errors(old, new)
+            bound = exact_bound(old.dtype)
+            if relative <= bound:
+                verdict.max_abs_error = max(verdict.max_abs_error, absolute)
+                continue
+            text = f"output differs by {relative:.3g} of its channel's scale, the bound is {bound:g}"
+            if math.isfinite(relative):
+                exact = exact or _reference(case.before, [o for o, _ in case.outputs], case, feed, model)
+                if exact is not None:
+                    error_old = float_channel_errors(exact[j], old.astype(np.float64))[1]
+                    error_new = float_channel_errors(exact[j], new.astype(np.float64))[1]
+                    if error_new <= _FLOAT64_FACTOR * error_old:
+                        verdict.max_abs_error = max(verdict.max_abs_error, absolute)
+                        continue
+                    text += f"; from float64 it is {error_new:.3g} away, the original {error_old:.3g}"
+            verdict.failed[case.anchor] = text
+            return
+
+
+def _by_reference_only(
+    case: Case, feeds: Sequence[Mapping[str, Array]], model: ir.Model, verdict: Verdict, why: str
+) -> None:
+    """onnxruntime cannot run the cut-out (float16 kernels, say): compare both versions in float64."""
+    for feed in feeds:
+        old = _reference(case.before, [o for o, _ in case.outputs], case, feed, model)
+        new = _reference(case.after, [n for _, n in case.outputs], case, feed, model)
+        if old is None or new is None:
+            verdict.unchecked[case.anchor] = why
+            return
+        for a, b in zip(old, new, strict=True):
+            bounds = [exact_bound(t.dtype.numpy()) for t in case.constants.values() if t.dtype.is_floating_point()]
+            absolute, relative = float_channel_errors(a, b) if a.shape == b.shape else (math.inf, math.inf)
+            if relative > max(bounds, default=exact_bound(np.dtype(np.float32))):
+                verdict.failed[case.anchor] = f"output differs by {relative:.3g} of its channel's scale in float64"
+                return
+            verdict.max_abs_error = max(verdict.max_abs_error, absolute)
+
+
+def _reference(
+    nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], case: Case, feed: Mapping[str, Array], model: ir.Model
+) -> list[Array] | None:
+    """Evaluate in float64 with ONNX's reference implementation; None if it cannot."""
+
+    def widened(array: Array) -> Array:
+        return array.astype(np.float64) if is_float(array.dtype) else array
+
+    values = {n: widened(np.asarray(t.numpy())) for n, t in case.constants.items()}
+    values |= {n: widened(a) for n, a in feed.items()}
+    graph = onnx.GraphProto()
+    for name in values:
+        graph.input.append(onnx.ValueInfoProto(name=name))
+    for name in outputs:
+        graph.output.append(onnx.ValueInfoProto(name=name))
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            found = onnx.reference.ReferenceEvaluator(_as_model(nodes, graph, model)).run(list(outputs), values)
+        return [np.asarray(f).astype(np.float64) for f in found]
+    except Exception:  # noqa: BLE001 -- a missing or failing reference kernel only costs the second opinion
+        return None

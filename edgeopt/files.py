@@ -1,0 +1,331 @@
+"""Models in and out: read as untrusted input, repair what can be repaired, write atomically.
+
+Reading a path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model`` never changes the caller's object. Weights in
+external files stay there, memory-mapped. What the IR cannot carry (sparse tensors, training information) is
+kept: such a model is marked ``untouchable`` and every rewriting verb returns its original bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as ir_passes
+
+from edgeopt.errors import ModelError, OutputError, UsageError
+from edgeopt.graph import Names, graphs
+from edgeopt.protos import check_tensors, densify, external_locations, lost_in_ir
+from edgeopt.runtime import INLINE_LIMIT_BYTES, inline_bytes
+
+METADATA_KEY = "edgeopt"
+_PROTOBUF_LIMIT_BYTES = 2**31 - 1
+_FOREIGN = {  # other formats that users hand over by mistake: offset, magic, name
+    "onnxruntime's .ort": (4, b"ORTM"),
+    "TensorFlow Lite": (4, b"TFL3"),
+    "zip (a PyTorch checkpoint or a Keras archive?)": (0, b"PK\x03\x04"),
+    "HDF5 (a Keras model?)": (0, b"\x89HDF"),
+    "pickle (an old PyTorch checkpoint?)": (0, b"\x80\x02"),
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as edgeopt works on it, and what is known of where it came from.
+
+    Attributes:
+        model: The IR; names are unique, nodes sorted. Never mutated by the verbs: they clone it.
+        path: The file it came from, or None.
+        sha256: Of the model file (external files not included), or of the serialized message.
+        file_bytes: The model file plus the external files it refers to.
+        repairs: What had to be mended to read it.
+        checker_error: The ONNX checker's complaint about the model as given, or None if it passed.
+        untouchable: Why the IR cannot carry all of it; rewriting verbs then return ``original``.
+        original: The bytes as given, kept only for an untouchable model.
+    """
+
+    model: ir.Model
+    path: Path | None
+    sha256: str
+    file_bytes: int
+    repairs: tuple[str, ...] = ()
+    checker_error: str | None = None
+    untouchable: str | None = None
+    original: bytes | None = field(default=None, repr=False)
+
+
+def load(source: Any) -> Loaded:
+    """Read a model from a path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+
+    Raises:
+        ModelError: not a readable ONNX model.
+        ExternalDataError: weights outside the file that are missing, too short or outside the model's folder.
+        UsageError: ``source`` is none of the above.
+    """
+    if isinstance(source, ir.Model):
+        proto = ir.to_proto(source)
+        folder = next(
+            (
+                Path(t.base_dir)
+                for v in source.graph.initializers.values()
+                if isinstance(t := v.const_value, ir.ExternalTensor)
+            ),
+            None,
+        )
+        return _from_proto(proto, None, folder, None)
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return _from_proto(copy, None, None, None)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        return _from_proto(_parse(data, "<bytes>"), None, None, data)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        data = read_bytes(path)
+        return _from_proto(_parse(data, str(path)), path, path.resolve().parent, data)
+    raise UsageError(
+        f"expected a path, bytes, onnx.ModelProto or onnx_ir.Model, found {type(source).__name__}",
+        where="model",
+    )
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole of a model file; a clear ModelError for everything that is no readable file."""
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise ModelError("is a folder, expected an .onnx file", where=str(path))
+        if not path.is_file():
+            raise ModelError("is not a regular file", where=str(path))
+        if size == 0:
+            raise ModelError("is empty (0 bytes)", where=str(path), hint="was the download or export complete?")
+        if size > _PROTOBUF_LIMIT_BYTES:
+            raise ModelError(
+                f"has {size} bytes; a protobuf message ends at 2 GiB",
+                where=str(path),
+                hint="save the model with external data",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    for name, (offset, magic) in _FOREIGN.items():
+        if data[offset : offset + len(magic)] == magic:
+            raise ModelError(f"is {name}, not ONNX", where=where, hint="export the model to ONNX first")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except google.protobuf.message.DecodeError as error:
+        raise ModelError(
+            "is not an ONNX model, or is truncated: the protobuf message does not parse",
+            where=where,
+            hint="was the download or export complete?",
+        ) from error
+    return proto
+
+
+def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, data: bytes | None) -> Loaded:
+    where = str(path) if path else "model"
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelError("is not an ONNX model: it has no graph", where=where)
+    repairs: list[str] = []
+    if not proto.opset_import:
+        if proto.ir_version >= 3:
+            raise ModelError(
+                "imports no operator set (opset_import is empty)",
+                where=where,
+                hint="export it again, or add the opset with onnx.helper.make_opsetid",
+            )
+        proto.opset_import.add(domain="", version=1)
+        repairs.append("no opset_import (IR version < 3): opset 1 assumed")
+    if data is None:
+        data = proto.SerializeToString(deterministic=True)
+    files = external_locations(proto, folder, where)
+    check_tensors(proto, where)
+    file_bytes = len(data) + sum(p.stat().st_size for p in files)
+    digest = hashlib.sha256(data).hexdigest()
+    untouchable = lost_in_ir(proto)
+    if untouchable:
+        repairs += densify(proto)
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:
+        raise ModelError(f"cannot be understood: {_root(error)}", where=where) from error
+    if folder is not None:
+        for graph in graphs(model):
+            ir.external_data.set_base_dir(graph, folder)
+    repairs += _repair(model, where)
+    return Loaded(
+        model,
+        path,
+        digest,
+        file_bytes,
+        tuple(repairs),
+        checker_error(model),
+        untouchable,
+        data if untouchable else None,
+    )
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
+
+
+def _repair(model: ir.Model, where: str) -> list[str]:
+    """Sort nodes and name them; values already have unique names (checked on the message)."""
+    repairs: list[str] = []
+    names = Names(model)
+    seen: set[str] = set()
+    unnamed = 0
+    for graph in graphs(model):
+        order = list(graph)
+        try:
+            graph.sort()
+        except ValueError as error:
+            raise ModelError(f"graph {graph.name!r} has a cycle", where=where) from error
+        if order != list(graph):
+            repairs.append(f"nodes of graph {graph.name!r} sorted topologically")
+        for node in graph:
+            if not node.name or node.name in seen:
+                node.name = names.fresh(node.name or f"{node.op_type}_{node.outputs[0].name if node.outputs else ''}")
+                unnamed += 1
+            seen.add(node.name)
+    if unnamed:
+        repairs.append(f"{unnamed} nodes without a name of their own were named")
+    return repairs
+
+
+def checker_error(model: ir.Model) -> str | None:
+    """What the ONNX checker says against the model (weights left out), or None."""
+    try:
+        ir_passes.CheckerPass()(model)
+    except Exception as error:  # noqa: BLE001 -- the checker's and the serializer's errors have no common base
+        return _root(error)
+    return None
+
+
+def stamp(model: ir.Model, done: dict[str, Any]) -> None:
+    """Record in the model's metadata what edgeopt did to it (JSON under the key ``edgeopt``)."""
+    model.metadata_props[METADATA_KEY] = json.dumps(done, sort_keys=True, separators=(",", ":"))
+
+
+def check_output(path: Path, *, inputs: Sequence[Path | None] = ()) -> None:
+    """Refuse early what a later write would refuse, and what would overwrite an input.
+
+    Raises:
+        OutputError: the parent folder is missing, the path is a folder, or it is one of the inputs.
+    """
+    parent = path.parent
+    if not parent.exists():
+        raise OutputError(f"the folder {str(parent)!r} does not exist", where=str(path), hint="create it first")
+    if not parent.is_dir():
+        raise OutputError(f"{str(parent)!r} is not a folder", where=str(path))
+    if path.is_dir():
+        raise OutputError("is a folder, expected a file name", where=str(path))
+    for given in inputs:
+        if given is not None and path.exists() and given.exists() and path.samefile(given):
+            raise OutputError(
+                "is the input file, which is never overwritten",
+                where=str(path),
+                hint="choose another name for the output",
+            )
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"the folder {str(parent)!r} is not writable", where=str(path))
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block succeeds, and vanishes when not.
+
+    Raises:
+        OutputError: the file cannot be written (no space, no permission, …).
+    """
+    check_output(path)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file, or leave what was there."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The model as one protobuf message, the same bytes for the same model; external data is not included."""
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> list[Path]:
+    """Save atomically; beside it ``NAME.data`` where the weights do not fit into one message or were external.
+
+    Returns:
+        The files written, the model last: until it is in place, nothing refers to the new data file.
+
+    Raises:
+        OutputError: the target cannot be written or is one of ``inputs``.
+    """
+    check_output(path, inputs=inputs)
+    external = any(isinstance(v.const_value, ir.ExternalTensor) for g in graphs(model) for v in g.initializers.values())
+    if not external and inline_bytes(model) <= INLINE_LIMIT_BYTES:
+        write_atomically(path, serialize(model))
+        return [path]
+    data_path = path.with_name(path.name + ".data")
+    used = {
+        Path(t.base_dir, t.location).resolve()
+        for g in graphs(model)
+        for v in g.initializers.values()
+        if isinstance(t := v.const_value, ir.ExternalTensor)
+    }
+    if data_path.resolve() in used:
+        raise OutputError(
+            f"would overwrite the input's weights {data_path.name!r}",
+            where=str(path),
+            hint="choose another name for the output",
+        )
+    copy = model.clone()
+    with atomic(data_path) as temporary:
+        ir.external_data.unload_from_model(copy, data_path.parent, temporary.name)
+        for graph in graphs(copy):
+            for value in graph.initializers.values():
+                if isinstance(t := value.const_value, ir.ExternalTensor):
+                    value.const_value = ir.ExternalTensor(
+                        data_path.name,
+                        t.offset,
+                        t.length,
+                        t.dtype,
+                        shape=t.shape,
+                        name=t.name,
+                        base_dir=str(data_path.parent),
+                    )
+    write_atomically(path, serialize(copy))
+    return [data_path, path]

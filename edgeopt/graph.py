@@ -1,0 +1,203 @@
+"""Questions about an ``onnx_ir`` graph that passes, profiles and reports all ask in the same words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Dims = tuple[int | str | None, ...]
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and dimensions of a graph input or output.
+
+    ``dims`` holds an int for a fixed dimension, a str for a symbolic one, None for an unknown one;
+    it is None altogether when even the rank is unknown. ``dtype`` is None for sequences, maps and optionals.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None
+    dims: Dims | None
+
+    def describe(self) -> str:
+        """Text such as ``float32[N,3,224,224]``."""
+        dims = "?" if self.dims is None else ",".join("?" if d is None else str(d) for d in self.dims)
+        return f"{self.dtype or 'non-tensor'}[{dims}]"
+
+
+def dims_of(value: ir.Value) -> Dims | None:
+    """Dimensions of a value; ``dim_value`` below zero, which some exporters write for "dynamic", is unknown."""
+    if value.shape is None:
+        return None
+    result: list[int | str | None] = []
+    for dim in value.shape:
+        if isinstance(dim, int):
+            result.append(dim if dim >= 0 else None)
+        else:
+            result.append(dim.value if dim.value else None)
+    return tuple(result)
+
+
+def static_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The shape as integers, or None when any dimension is not fixed."""
+    dims = dims_of(value)
+    if dims is None:
+        return None
+    fixed = tuple(d for d in dims if isinstance(d, int))
+    return fixed if len(fixed) == len(dims) else None
+
+
+def dtype_of(value: ir.Value) -> np.dtype[Any] | None:
+    """The numpy element type of a tensor value; None for anything that is not a plain tensor."""
+    if not isinstance(value.type, ir.TensorType) or value.dtype is None:
+        return None
+    if value.dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
+        return np.dtype(object) if value.dtype == ir.DataType.STRING else None
+    return np.dtype(value.dtype.numpy())
+
+
+def spec_of(value: ir.Value) -> TensorSpec:
+    """The TensorSpec of a graph input or output."""
+    return TensorSpec(value.name or "", dtype_of(value), dims_of(value))
+
+
+def input_specs(model: ir.Model) -> list[TensorSpec]:
+    """What must be fed: graph inputs without a default (an initializer of the same name)."""
+    return [spec_of(v) for v in model.graph.inputs if not v.is_initializer()]
+
+
+def output_specs(model: ir.Model) -> list[TensorSpec]:
+    """The graph outputs in order."""
+    return [spec_of(v) for v in model.graph.outputs]
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph and every subgraph (If, Loop, Scan bodies); not the bodies of local functions."""
+    yield model.graph
+    yield from model.graph.subgraphs()
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Whether ``node`` is one of these operators of the standard ONNX domain."""
+    return node is not None and node.op_type in op_types and node.domain in STANDARD_DOMAINS
+
+
+def opset(model: ir.Model) -> int:
+    """The imported version of the standard domain; 1 if there is none (models of other domains only)."""
+    versions = [v for d, v in model.opset_imports.items() if d in STANDARD_DOMAINS]
+    return max(versions, default=1)
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind a value that can never change, without reading its bytes; None if it can.
+
+    An initializer that is also a graph input may be overridden by the caller, so it is no constant
+    (ONNX IR specification, "Graphs", on initializers and inputs).
+    """
+    if value is None or value.is_graph_input():
+        return None
+    if value.const_value is not None and value.is_initializer():
+        return value.const_value
+    producer = value.producer()
+    if is_op(producer, "Constant"):
+        return ir.convenience.get_const_tensor(value)
+    return None
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The constant behind a value as an array, or None when it is not constant."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """Value of an attribute, or ``default``; the default too for references inside functions."""
+    attr = node.attributes.get(name)
+    return default if attr is None or attr.is_ref() else attr.value
+
+
+def input_or_none(node: ir.Node, index: int) -> ir.Value | None:
+    """The input at ``index``, or None when it is missing or left empty."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def only_consumer(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads this value, or None: more readers, or the value leaves its graph."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    return next(iter(uses)).node
+
+
+def has_subgraph(node: ir.Node) -> bool:
+    """Whether the node carries a body (If, Loop, Scan, …)."""
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(not a.is_ref() and a.type in kinds for a in node.attributes.values())
+
+
+def tensor_bytes(dtype: np.dtype[Any] | None, shape: tuple[int, ...] | None) -> int | None:
+    """Bytes of a dense tensor; None when dtype or shape is unknown. Sub-byte types are counted packed."""
+    if dtype is None or shape is None or dtype == np.dtype(object):
+        return None
+    bits = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}.get(dtype.name, dtype.itemsize * 8)
+    return (math.prod(shape) * bits + 7) // 8
+
+
+def weight_tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Every stored tensor by name: initializers of all graphs and the tensors of Constant nodes."""
+    found: dict[str, ir.TensorProtocol] = {}
+    for graph in graphs(model):
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                found[name] = value.const_value
+        for node in graph:
+            if is_op(node, "Constant") and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
+                found[node.outputs[0].name or ""] = tensor
+    return found
+
+
+def op_histogram(model: ir.Model) -> dict[str, int]:
+    """Node count by operator (``domain::Op`` outside the standard domain), all graphs, sorted by name."""
+    counts: dict[str, int] = {}
+    for graph in graphs(model):
+        for node in graph:
+            key = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op_type}"
+            counts[key] = counts.get(key, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+class Names:
+    """Hands out names that no value or node of the model uses yet; the same sequence on every run."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken: set[str] = set()
+        for graph in graphs(model):
+            for value in graph.inputs:
+                self._taken.add(value.name or "")
+            self._taken.update(graph.initializers)
+            for node in graph:
+                self._taken.add(node.name or "")
+                self._taken.update(v.name or "" for v in node.outputs)
+
+    def fresh(self, base: str) -> str:
+        """``base`` itself if free, else ``base_1``, ``base_2``, …"""
+        name, k = base, 0
+        while name in self._taken or not name:
+            k += 1
+            name = f"{base}_{k}"
+        self._taken.add(name)
+        return name
+
+
+def shapes_with(dims: Dims, assumed: Mapping[str, int], default: int = 1) -> tuple[int, ...]:
+    """Dimensions with each symbol replaced: by ``assumed`` where it is named there, else by ``default``."""
+    return tuple(d if isinstance(d, int) else assumed.get(d or "", default) for d in dims)

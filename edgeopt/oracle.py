@@ -1,0 +1,239 @@
+"""The oracle: no rewrite survives unchecked.
+
+Each application of a pass is checked twice. Every rewritten place is cut out and both versions run on the same
+random inputs (``cutouts``). Then the whole rewritten model runs beside the original, on random and on calibration
+inputs, without onnxruntime's own optimizations. The outputs must agree within 1e-5 of their scale (float32), or
+within 4 times the original's own noise: how far its outputs move when onnxruntime optimizes it, or when its
+inputs change in their last bit. A place that fails is rolled back and reported; if only the whole model fails,
+the place is found by bisecting over the pass's rewrites.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt import cutouts, rewrite
+from edgeopt.errors import ModelError
+from edgeopt.feeds import runnable_feed
+from edgeopt.graph import Array, input_specs
+from edgeopt.parity import exact_bound, is_float
+from edgeopt.rewrite import Applied, Hit, Rule, Skip
+from edgeopt.runtime import Level, Session, as_array
+
+_NOISE_FACTOR = 4.0
+_MAX_ROLLBACKS = 16  # more failing places than this: the whole pass is rolled back
+_TIMEOUT_S = 60.0
+
+
+@dataclass
+class PassReport:
+    """What a pass did, over all its rounds."""
+
+    name: str
+    hits: list[Hit] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    rolled_back: list[Skip] = field(default_factory=list)
+    removed_initializers: int = 0
+    max_abs_error: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model is another one than before."""
+        return bool(self.hits or self.removed_initializers)
+
+
+class Oracle:
+    """Knows the original's outputs, and compares other models with them.
+
+    Args:
+        original: The model as it came in.
+        samples: A few calibration inputs; random ones are always used too.
+        seed: Of the random inputs.
+        enabled: False trusts every rewrite (``--no-verify``).
+
+    Attributes:
+        problem: Why whole models cannot be compared (onnxruntime does not run the original, say), or None.
+    """
+
+    def __init__(
+        self, original: ir.Model, samples: Sequence[Mapping[str, Array]] = (), *, seed: int = 0, enabled: bool = True
+    ) -> None:
+        self.enabled = enabled
+        self.seed = seed
+        self.problem: str | None = None
+        self._original = original
+        self._feeds: list[Mapping[str, Array]] = []
+        self._outputs: list[dict[str, Any]] = []
+        self._noise: list[dict[str, float]] | None = None
+        self._session: Session | None = None
+        if enabled:
+            try:
+                self._session = Session(original, Level.NONE)
+                self._feeds = [runnable_feed(self._session, input_specs(original), seed, _TIMEOUT_S), *samples]
+                self._outputs = [self._session.run(f, timeout_s=_TIMEOUT_S) for f in self._feeds]
+                again = self._session.run(self._feeds[0], timeout_s=_TIMEOUT_S)
+                if any(_distance(self._outputs[0][n], v)[0] > 0 for n, v in again.items()):
+                    self.problem = "the original gives other outputs on each run (random operators)"
+            except ModelError as error:
+                self.problem = error.message
+
+    def disagreement(self, model: ir.Model) -> tuple[str | None, float]:
+        """Why the model is not the original, or None; and the largest absolute error seen."""
+        if self.problem is not None:
+            return None, 0.0
+        worst = 0.0
+        try:
+            session = Session(model, Level.NONE)
+            if session.output_names != list(self._outputs[0]):
+                return f"the outputs are {session.output_names}, were {list(self._outputs[0])}", math.inf
+            for k, (feed, wanted) in enumerate(zip(self._feeds, self._outputs, strict=True)):
+                found = session.run(feed, timeout_s=_TIMEOUT_S)
+                for name, reference in wanted.items():
+                    relative, absolute = _distance(reference, found[name])
+                    worst = max(worst, absolute)
+                    array = as_array(reference)
+                    bound = exact_bound(array.dtype) if array is not None else 0.0
+                    if relative > bound and relative > _NOISE_FACTOR * self._noise_of(k, name):
+                        return f"output {name!r} differs by {relative:.3g} of its scale", worst
+        except ModelError as error:
+            return f"the rewritten model does not run: {error.message}", math.inf
+        return None, worst
+
+    def _noise_of(self, k: int, name: str) -> float:
+        """How far the original's own outputs move under rounding alone, as a share of their scale."""
+        if self._noise is None:
+            assert self._session is not None  # set whenever there is no problem
+            fused = Session(self._original, Level.DEFAULT)
+            self._noise = []
+            for feed, wanted in zip(self._feeds, self._outputs, strict=True):
+                nudged = {n: _nudged(a) for n, a in feed.items()}
+                others = [fused.run(feed), self._session.run(nudged)]
+                moved = {n: max(_distance(v, o[n])[0] for o in others) for n, v in wanted.items()}
+                self._noise.append({n: m if math.isfinite(m) else 0.0 for n, m in moved.items()})
+        return self._noise[k][name]
+
+
+def _nudged(array: Array) -> Array:
+    """The input with each element moved by one unit in the last place, up or down in turn."""
+    if array.dtype.kind != "f":
+        return array
+    up = np.arange(array.size).reshape(array.shape) % 2 == 0
+    moved: Array = np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype))
+    return moved
+
+
+def _distance(reference: Any, other: Any) -> tuple[float, float]:
+    """Largest error as a share of the reference's scale, and absolute; (inf, inf) where kinds differ."""
+    a, b = as_array(reference), as_array(other)
+    if a is None or b is None:
+        return (0.0, 0.0) if _same_structure(reference, other) else (math.inf, math.inf)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return math.inf, math.inf
+    if not is_float(a.dtype):
+        if np.array_equal(a, b):
+            return 0.0, 0.0
+        return float(np.mean(a != b)), float(np.abs(a.astype(float) - b).max()) if a.dtype.kind in "iu" else 1.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not ((x == y) | (np.isnan(x) & np.isnan(y)) | finite).all():
+        return math.inf, math.inf
+    if not finite.any():
+        return 0.0, 0.0
+    error = float(np.abs(x[finite] - y[finite]).max())
+    return (error / max(float(np.abs(x[finite]).max()), 1e-300) if error else 0.0), error
+
+
+def _same_structure(a: Any, b: Any) -> bool:
+    """Sequences and maps: the same structure, arrays equal within the exact bound."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return _distance(a, b)[0] <= exact_bound(a.dtype)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same_structure(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same_structure(a[k], b[k]) for k in a)
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-7)
+    return bool(a == b)
+
+
+def run_checked(rule: Rule, model: ir.Model, oracle: Oracle) -> tuple[ir.Model, PassReport]:
+    """Apply a rule and keep only what the oracle agrees with; ``model`` itself is never changed.
+
+    Returns:
+        The rewritten model (``model`` itself if nothing was kept) and the report.
+    """
+    started = time.perf_counter()
+    report = PassReport(rule.name)
+    veto: dict[str, str] = {}
+    while True:
+        candidate = model.clone()
+        try:
+            applied = rewrite.apply(rule, candidate, veto=veto, cases=oracle.enabled)
+        except Exception as error:  # noqa: BLE001 -- a bug in one pass must not cost the user the others' results
+            veto["*"] = f"the pass itself failed, please report it: {type(error).__name__}: {error}"
+            applied, candidate = Applied(), model
+            break
+        bad = _bad_places(rule, model, candidate, applied, oracle, veto, report) if oracle.enabled else {}
+        if not bad:
+            break
+        veto.update(bad)
+        if len(veto) > _MAX_ROLLBACKS:
+            applied = Applied(skips=[Skip("*", f"more than {_MAX_ROLLBACKS} places failed: pass rolled back")])
+            candidate = model
+            break
+    report.hits = applied.hits
+    report.skips = applied.skips
+    report.removed_initializers = applied.removed_initializers
+    report.rolled_back = [Skip(anchor, reason) for anchor, reason in sorted(veto.items())]
+    report.seconds = time.perf_counter() - started
+    return (candidate if report.changed else model), report
+
+
+def _bad_places(
+    rule: Rule,
+    model: ir.Model,
+    candidate: ir.Model,
+    applied: Applied,
+    oracle: Oracle,
+    veto: Mapping[str, str],
+    report: PassReport,
+) -> dict[str, str]:
+    """Anchors that must not be rewritten, with the reason."""
+    if not applied.hits and not applied.removed_initializers:
+        return {}
+    verdict = cutouts.check(applied.cases, model, oracle.seed)
+    bad = dict(verdict.failed)
+    if oracle.problem is not None:
+        bad |= {
+            anchor: f"cannot be verified: {why}; nor can the whole model: {oracle.problem}"
+            for anchor, why in verdict.unchecked.items()
+        }
+    if bad:
+        return bad
+    reason, error = oracle.disagreement(candidate)
+    if reason is None:
+        report.max_abs_error = max(verdict.max_abs_error, error)
+        return {}
+    return {_culprit(rule, model, applied, oracle, veto): reason}
+
+
+def _culprit(rule: Rule, model: ir.Model, applied: Applied, oracle: Oracle, veto: Mapping[str, str]) -> str:
+    """The first rewrite after which the whole model disagrees, by bisection over their number."""
+    good, failing = 0, len(applied.hits)
+    while failing - good > 1:
+        middle = (good + failing) // 2
+        candidate = model.clone()
+        rewrite.apply(rule, candidate, veto=veto, limit=middle, cases=False)
+        if oracle.disagreement(candidate)[0] is None:
+            good = middle
+        else:
+            failing = middle
+    return applied.hits[failing - 1].anchor if applied.hits else "*"

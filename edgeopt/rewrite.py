@@ -1,0 +1,268 @@
+"""The worklist driver: applies a rule wherever it matches, in O(nodes + rewrites).
+
+A rule looks at one node and answers with a ``Rewrite`` (what to put where), a ``Skip`` (why not, when a reader
+would have expected a rewrite) or None (not its business). The driver applies rewrites, keeps names and the
+graph's interface, looks again at the neighbours of what changed, and records each rewrite as a ``Case``: the
+nodes before and after, which the oracle runs side by side.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import onnx
+import onnx_ir as ir
+
+from edgeopt.graph import Names, constant_tensor, graphs, has_subgraph
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A place that a rule left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A place that a rule rewrote: the matched node (``anchor``) and all nodes it replaced."""
+
+    anchor: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What a rule wants done.
+
+    Attributes:
+        nodes: The nodes replaced; the first is the place where ``replacement`` goes. Each must be left without
+            readers, or it stays.
+        replacement: New nodes in topological order, not yet in any graph.
+        outputs: Pairs (old value, value that takes its place). Every output of ``nodes`` that is read from
+            outside must be among them.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    replacement: tuple[ir.Node, ...] = ()
+    outputs: tuple[tuple[ir.Value, ir.Value], ...] = ()
+
+
+Answer = Rewrite | Skip | None
+
+
+class Rule(Protocol):
+    """One rewrite. Stateless: what a run needs beforehand is computed by ``prepare`` and handed to ``match``.
+
+    Attributes:
+        name: As reports and recipes call it.
+        ops: Operator types it can start from (standard domain); None for all nodes.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 -- described above
+
+    @property
+    def ops(self) -> frozenset[str] | None: ...  # noqa: D102
+
+    def prepare(self, model: ir.Model) -> Any:
+        """Whatever ``match`` wants to know of the whole model; None if nothing."""
+
+    def match(self, node: ir.Node, state: Any) -> Answer:
+        """What to do at this node."""
+
+    def finish(self, model: ir.Model) -> int:
+        """Clean-up that is tied to no node (unused initializers); the number of things removed."""
+
+
+@dataclass
+class Case:
+    """One rewrite cut out of its graph: both versions, the constants they use, and the inputs they share."""
+
+    anchor: str
+    before: list[onnx.NodeProto]
+    after: list[onnx.NodeProto]
+    outputs: list[tuple[str, str]]
+    constants: dict[str, ir.TensorProtocol]
+    inputs: dict[str, ir.Value]
+    uncheckable: str | None = None
+
+
+@dataclass
+class Applied:
+    """What one run of a rule did to a model."""
+
+    hits: list[Hit] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
+    removed_initializers: int = 0
+
+
+def apply(
+    rule: Rule, model: ir.Model, *, veto: Collection[str] = (), limit: int | None = None, cases: bool = True
+) -> Applied:
+    """Apply a rule wherever it matches, in place.
+
+    Args:
+        rule: The rule.
+        model: Changed in place.
+        veto: Names of nodes at which no match may start.
+        limit: Stop after this many rewrites (the oracle bisects with it).
+        cases: Record what was rewritten, for the oracle.
+    """
+    state = rule.prepare(model)
+    names = Names(model)
+    result = Applied()
+    skips: dict[str, Skip] = {}
+    queue: deque[ir.Node] = deque()
+    queued: set[ir.Node] = set()
+
+    def enqueue(nodes: Iterable[ir.Node | None]) -> None:
+        for node in nodes:
+            if node is not None and node not in queued and (rule.ops is None or node.op_type in rule.ops):
+                queued.add(node)
+                queue.append(node)
+
+    for graph in graphs(model):
+        enqueue(graph)
+    while queue and (limit is None or len(result.hits) < limit):
+        node = queue.popleft()
+        queued.discard(node)
+        if node.graph is None or node.name in veto:
+            continue
+        answer = rule.match(node, state)
+        anchor = node.name or ""
+        skips.pop(anchor, None)
+        if isinstance(answer, Skip):
+            skips[anchor] = answer
+        elif isinstance(answer, Rewrite):
+            reason = _interface_problem(answer)
+            if reason is not None:
+                skips[anchor] = Skip(anchor, reason)
+                continue
+            if cases:
+                result.cases.append(_cut_out(anchor, answer))
+            neighbours = _neighbours(answer)
+            result.hits.append(Hit(anchor, tuple(n.name or "" for n in answer.nodes)))
+            _replace(answer, names)
+            enqueue(answer.replacement)
+            enqueue(n for n in neighbours if n.graph is not None)
+    if limit is None:
+        result.removed_initializers = rule.finish(model)
+    result.skips = list(skips.values())
+    return result
+
+
+def _neighbours(rewrite: Rewrite) -> list[ir.Node]:
+    """Producers and readers around the rewritten place, in a fixed order."""
+    found: dict[ir.Node, None] = {}
+    for node in (*rewrite.nodes, *rewrite.replacement):
+        for value in node.inputs:
+            if value is not None and (producer := value.producer()) is not None:
+                found[producer] = None
+    for old, new in rewrite.outputs:
+        for value in (old, new):
+            found.update(dict.fromkeys(value.consumers()))
+    return [n for n in found if n not in rewrite.nodes]
+
+
+def _interface_problem(rewrite: Rewrite) -> str | None:
+    """Why the graph's interface forbids the rewrite: an output must stay a value that its own graph computes."""
+    for old, new in rewrite.outputs:
+        if not old.is_graph_output():
+            continue
+        producer = new.producer()
+        home = rewrite.nodes[0].graph
+        inside = producer is not None and (producer in rewrite.replacement or producer.graph is home)
+        if not inside:
+            return f"its output {old.name!r} is an output of the graph and would become a copy of {new.name!r}"
+        if new.is_graph_output():
+            return f"both {old.name!r} and {new.name!r} are outputs of the graph"
+    return None
+
+
+def _replace(rewrite: Rewrite, names: Names) -> None:
+    graph = rewrite.nodes[0].graph
+    assert graph is not None  # the driver only matches nodes that are in a graph
+    wanted = {node: node.name for node in rewrite.replacement}
+    folded: set[ir.Value] = set()
+    for node in rewrite.replacement:
+        node.name = names.fresh(node.name or f"{rewrite.nodes[0].name}/{node.op_type}")
+        for value in node.inputs:
+            if value is not None and value.const_value is not None and value.producer() is None and value.graph is None:
+                value.name = names.fresh(value.name or f"{node.name}/constant")
+                graph.register_initializer(value)
+        for value in node.outputs:
+            value.name = names.fresh(value.name or f"{node.name}/output")
+    if rewrite.replacement:
+        graph.insert_before(rewrite.nodes[0], rewrite.replacement)
+    for old, new in rewrite.outputs:
+        if new.producer() is None and new.const_value is not None and new.graph is None:
+            new.name = names.fresh(new.name or f"{old.name}/folded")
+            graph.register_initializer(new)
+            folded.add(new)
+        if new.type is None:
+            new.type = old.type
+        if new.shape is None and old.shape is not None:
+            new.shape = old.shape.copy()
+        if old.is_graph_output():  # the interface keeps its name, type and dims
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+    for node in rewrite.nodes:
+        if not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            graph.remove(node, safe=True)
+    for node in rewrite.replacement:  # what takes a place takes its name: reports and anchors stay readable
+        if any(n.graph is None and n.name == wanted[node] for n in rewrite.nodes):
+            node.name = wanted[node]
+    for old, new in rewrite.outputs:
+        gone = (producer := old.producer()) is not None and producer.graph is None
+        if gone and (new.producer() in rewrite.replacement or new in folded):
+            new.name = old.name
+
+
+def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
+    """Write down both versions of the place while both still exist."""
+    case = Case(anchor, [], [], [], {}, {})
+    if not rewrite.outputs:
+        return case
+    inner: dict[int, str] = {}
+
+    def name_of(value: ir.Value) -> str:
+        if id(value) in inner:
+            return inner[id(value)]
+        tensor = constant_tensor(value)
+        if tensor is None and value.producer() is None and value.graph is None:
+            tensor = value.const_value
+        name = f"v{len(case.constants) + len(case.inputs)}"
+        if tensor is not None:
+            case.constants[name] = tensor
+        else:
+            case.inputs[name] = value
+        inner[id(value)] = name
+        return name
+
+    def write(nodes: Sequence[ir.Node], prefix: str, into: list[onnx.NodeProto]) -> None:
+        for k, node in enumerate(nodes):
+            if has_subgraph(node):
+                case.uncheckable = f"{node.op_type} has a body"
+            inputs = [name_of(v) if v is not None else "" for v in node.inputs]
+            for j, value in enumerate(node.outputs):
+                inner[id(value)] = f"{prefix}{k}_{j}"
+            proto = ir.serde.serialize_node(node)
+            del proto.input[:], proto.output[:]
+            proto.input.extend(inputs)
+            used = [inner[id(v)] if v.name != "" else "" for v in node.outputs]
+            proto.output.extend(used)
+            into.append(proto)
+
+    order = {n: k for k, n in enumerate(rewrite.nodes[0].graph or ())} if len(rewrite.nodes) > 1 else {}
+    write(sorted(rewrite.nodes, key=lambda n: order.get(n, 0)), "b", case.before)
+    before = [name_of(old) for old, _ in rewrite.outputs]
+    write(rewrite.replacement, "a", case.after)
+    for old, (_, new) in zip(before, rewrite.outputs, strict=True):
+        case.outputs.append((old, name_of(new)))
+    return case

@@ -1,0 +1,151 @@
+"""onnxruntime sessions: one place for options, time-outs and readable errors.
+
+Every session runs on the CPU provider. ``Level.NONE`` (no graph optimization) is for comparing what two
+graphs mean; ``Level.DEFAULT`` is what a user of the shipped model gets.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from edgeopt.errors import ModelError
+from edgeopt.graph import Array, weight_tensors
+
+ort.set_default_logger_severity(4)  # its errors reach us as exceptions; the copies on stderr help nobody
+
+INLINE_LIMIT_BYTES = 1_500_000_000  # a protobuf message ends at 2 GiB; leave room for the rest of the graph
+DEFAULT_TIMEOUT_S = 120.0
+
+
+class Level(Enum):
+    """How much onnxruntime may rewrite the graph before it runs."""
+
+    NONE = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    DEFAULT = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+
+
+def version() -> str:
+    """Such as ``onnxruntime 1.31.1``."""
+    return f"onnxruntime {ort.__version__}"
+
+
+def options(level: Level = Level.DEFAULT, threads: int = 1) -> ort.SessionOptions:
+    """Session options: the default ones but for threads (see DESIGN: device ``host``)."""
+    result = ort.SessionOptions()
+    result.graph_optimization_level = level.value
+    result.intra_op_num_threads = threads
+    result.inter_op_num_threads = 1
+    result.log_severity_level = 4
+    return result
+
+
+def external_folder(model: ir.Model) -> str | None:
+    """The folder that holds the weights stored outside of the model file; None if all are inside."""
+    folders = {
+        str(Path(t.base_dir).resolve()) for t in weight_tensors(model).values() if isinstance(t, ir.ExternalTensor)
+    }
+    if len(folders) > 1:
+        raise ModelError(f"weights lie in several folders: {sorted(folders)}", hint="save the model anew first")
+    return folders.pop() if folders else None
+
+
+def inline_bytes(model: ir.Model) -> int:
+    """Bytes of the weights that serializing the model would put into the message itself."""
+    return sum(t.nbytes for t in weight_tensors(model).values() if not isinstance(t, ir.ExternalTensor))
+
+
+class Session:
+    """An onnxruntime session over a model, with a time-out on each run.
+
+    Args:
+        model: The model; its weights are shared, not copied, where they lie in external files.
+        level: How much onnxruntime may rewrite it.
+        threads: Intra-op threads.
+        session_options: Overrides ``level`` and ``threads`` (profiling, for example).
+
+    Raises:
+        ModelError: onnxruntime refuses the model; the message is its own, shortened.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | bytes | Path,
+        level: Level = Level.DEFAULT,
+        threads: int = 1,
+        *,
+        session_options: ort.SessionOptions | None = None,
+    ) -> None:
+        so = session_options or options(level, threads)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        source: str | bytes
+        if isinstance(model, ir.Model):
+            if inline_bytes(model) > INLINE_LIMIT_BYTES:
+                self._folder = tempfile.TemporaryDirectory(prefix="edgeopt-")
+                path = Path(self._folder.name) / "model.onnx"
+                ir.save(model.clone(), path, external_data="model.data")
+                source = str(path)
+            else:
+                if (folder := external_folder(model)) is not None:
+                    so.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+                source = ir.to_proto(model).SerializeToString()
+        else:
+            source = model if isinstance(model, bytes) else str(model)
+        try:
+            self.ort = ort.InferenceSession(source, so, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"onnxruntime cannot load the model: {short(error)}") from error
+        self.output_names = [o.name for o in self.ort.get_outputs()]
+        self.input_names = [i.name for i in self.ort.get_inputs()]
+
+    def run(
+        self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Run once; the outputs by name (arrays, or lists and dicts for sequences and maps).
+
+        Raises:
+            ModelError: the run fails or takes longer than ``timeout_s``.
+        """
+        names = list(outputs) if outputs is not None else self.output_names
+        run_options = ort.RunOptions()
+        run_options.log_severity_level = 4
+        expired = threading.Event()
+
+        def stop() -> None:
+            expired.set()
+            run_options.terminate = True
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            values = self.ort.run(names, dict(feed), run_options)
+        except Exception as error:
+            if expired.is_set():
+                raise ModelError(f"the model ran longer than {timeout_s:g} s and was stopped") from error
+            raise ModelError(f"onnxruntime cannot run the model: {short(error)}") from error
+        finally:
+            timer.cancel()
+        return dict(zip(names, values, strict=True))
+
+
+def short(error: BaseException) -> str:
+    """onnxruntime's message without its status prefix, source locations and line breaks."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/\S+/onnxruntime/\S+ ", "", text)
+    return text if len(text) <= 400 else text[:397] + "..."
+
+
+def as_array(value: Any) -> Array | None:
+    """The run's result as an array, or None for sequences, maps and empty optionals."""
+    return value if isinstance(value, np.ndarray) else None

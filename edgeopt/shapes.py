@@ -1,0 +1,129 @@
+"""Shape inference, fixing of dynamic dimensions, and upward opset conversion, all on a copy of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from edgeopt.errors import ModelError, UsageError
+from edgeopt.graph import dims_of, graphs, opset
+
+_SMALL_BYTES = 1000  # constants up to this size may be the shapes that inference needs
+
+
+def infer(model: ir.Model) -> ir.Model:
+    """Add the dims and types that ONNX's own inference finds, in place; symbolic dimensions are kept.
+
+    What it cannot infer (unknown domains, contradictions) stays as it was: missing shapes cost precision of
+    reports, never correctness. Graph inputs and outputs are the user's: they keep what they state. (onnx_ir's
+    own pass replaces stated dims, and gives sequences the type of a tensor.)
+    """
+    skeleton = model.clone()
+    for name, value in list(skeleton.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
+            del skeleton.graph.initializers[name]  # the message must stay small: the shape is all that matters
+            value.shape, value.type = value.const_value.shape, ir.TensorType(value.const_value.dtype)  # type: ignore[assignment]
+            value.const_value = None
+            if not value.is_graph_input():
+                skeleton.graph.inputs.append(value)
+    try:
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), check_type=False, data_prop=True)
+    except Exception:  # noqa: BLE001 -- inference is best effort, and its errors have no common base
+        return model
+    for graph, inferred in zip(graphs(model), graphs(ir.from_proto(proto)), strict=True):
+        found = {v.name: v for n in inferred for v in n.outputs}
+        for node in graph:
+            for value in node.outputs:
+                better = found.get(value.name)
+                if better is None or value.is_graph_output():
+                    continue
+                if value.type is None:
+                    value.type = better.type
+                if value.shape is None or (better.shape is not None and len(better.shape) == len(value.shape)):
+                    value.shape = better.shape if better.shape is not None else value.shape
+    return model
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read ``name=1,3,224,224``.
+
+    Raises:
+        UsageError: the text has another form, or a dimension below 1.
+    """
+    name, equals, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(d) for d in dims.split(",")) if dims.strip() else ()
+        if not equals or not name or any(d < 1 for d in shape):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"expected NAME=D0,D1,… with dimensions of at least 1, found {text!r}",
+            where="--input-shape",
+            hint="for example --input-shape input=1,3,224,224",
+        ) from None
+    return name, shape
+
+
+def fix_dims(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
+    """Give dynamic input dimensions fixed values, in place; a symbol takes its value wherever it occurs.
+
+    Args:
+        model: Changed in place.
+        shapes: Input name to its full shape.
+
+    Raises:
+        UsageError: no such input, another rank, a contradiction to a dimension that is already fixed, or two
+            values for one symbol.
+    """
+    inputs = {v.name or "": v for v in model.graph.inputs}
+    symbols: dict[str, int] = {}
+    for name, shape in shapes.items():
+        where = f"--input-shape {name}"
+        if name not in inputs:
+            raise UsageError("the model has no such input", where=where, hint=f"its inputs are {sorted(inputs)}")
+        found = dims_of(inputs[name])
+        if found is not None and len(found) != len(shape):
+            raise UsageError(
+                f"{len(shape)} dimensions given, the model's input has {len(found)}: {list(found)}", where=where
+            )
+        for axis, size in enumerate(shape):
+            old = found[axis] if found is not None else None
+            if isinstance(old, int) and old != size:
+                raise UsageError(f"axis {axis} is fixed to {old} in the model, {size} was asked for", where=where)
+            if isinstance(old, str) and symbols.setdefault(old, size) != size:
+                raise UsageError(f"the symbol {old!r} cannot be both {symbols[old]} and {size}", where=where)
+    for name, shape in shapes.items():
+        inputs[name].shape = ir.Shape(shape)
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        values = [*graph.inputs, *graph.outputs, *(o for n in graph for o in n.outputs)]
+        for value in values:
+            if (dims := dims_of(value)) is not None and any(isinstance(d, str) and d in symbols for d in dims):
+                value.shape = ir.Shape([symbols.get(d, d) if isinstance(d, str) else d for d in dims])
+    return infer(model)
+
+
+def convert_opset(model: ir.Model, target: int) -> ir.Model:
+    """The model at a higher version of the standard domain, as a new model (``onnx.version_converter``).
+
+    Raises:
+        ModelError: the converter knows no way, or the model has parts that it drops (functions, weights that
+            do not fit into one message).
+    """
+    current = opset(model)
+    if target <= current:
+        return model.clone()
+    where = f"opset {current} → {target}"
+    if model.functions:
+        raise ModelError("cannot be converted: the model has local functions", where=where)
+    if any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values()):
+        raise ModelError("cannot be converted: the weights lie outside of the model file", where=where)
+    try:
+        converted = onnx.version_converter.convert_version(ir.to_proto(model), target)
+    except Exception as error:  # the converter raises RuntimeError, ValueError and its own ConvertError
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"cannot be converted: {text}", where=where) from error
+    result = ir.from_proto(converted)
+    result.metadata_props.update(model.metadata_props)  # the converter drops them
+    return result

@@ -1,0 +1,19 @@
+"""The passes: one rewrite per file, graph in, graph out.
+
+``EXACT`` is the pipeline of ``simplify``, in order; it is repeated until nothing changes.
+"""
+
+from __future__ import annotations
+
+from edgeopt.passes.dead_code import DeadCode
+from edgeopt.passes.fold_batchnorm import FoldBatchnorm
+from edgeopt.passes.fold_constants import FoldConstants
+from edgeopt.passes.remove_noops import RemoveNoops
+from edgeopt.rewrite import Rule
+
+EXACT: tuple[Rule, ...] = (
+    FoldConstants(),  # first: later passes ask for constants
+    RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
+    FoldBatchnorm(),  # needs constant statistics and a direct producer
+    DeadCode(),  # last: drops what the others left behind
+)

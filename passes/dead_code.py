@@ -1,0 +1,43 @@
+"""Drop what no output depends on.
+
+1. Nodes whose outputs nobody reads and which are no graph outputs; then their producers in turn.
+2. Initializers that nobody reads, unless they are graph inputs too: those belong to the interface.
+
+Kept: nodes without outputs (a custom operator may exist for its side effect) and unused graph inputs. Readers
+inside If, Loop and Scan bodies count. Nothing that is computed changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from edgeopt.graph import graphs
+from edgeopt.rewrite import Answer, Rewrite
+
+
+class DeadCode:
+    """The rule (see the module's docstring)."""
+
+    name = "dead_code"
+    ops = None
+
+    def prepare(self, model: ir.Model) -> None:
+        """Nothing to prepare."""
+
+    def match(self, node: ir.Node, state: Any) -> Answer:
+        """Case 1."""
+        if not node.outputs or any(o.uses() or o.is_graph_output() for o in node.outputs):
+            return None
+        return Rewrite((node,))
+
+    def finish(self, model: ir.Model) -> int:
+        """Case 2."""
+        removed = 0
+        for graph in graphs(model):
+            for name, value in list(graph.initializers.items()):
+                if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                    del graph.initializers[name]
+                    removed += 1
+        return removed
