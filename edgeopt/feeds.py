@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,9 +67,16 @@ def runnable_feed(
 ) -> dict[str, Array]:
     """Random inputs with which the model runs; several sizes are tried for open dimensions.
 
+    Args:
+        session: The model.
+        specs: Its inputs.
+        seed: As in ``random_feed``.
+        timeout_s: For all tries together.
+
     Raises:
         ModelError: it runs with none of them; the message is that of the first try.
     """
+    deadline = time.monotonic() + timeout_s
     open_dims = any(d is None or isinstance(d, str) for s in specs for d in (s.dims or ())[1:])
     with_integers = any(s.dtype is not None and s.dtype.kind in "iu" for s in specs)
     first: ModelError | None = None
@@ -76,8 +84,11 @@ def runnable_feed(
         for size in _TRIED_SIZES if open_dims else _TRIED_SIZES[:1]:
             try:
                 feed = random_feed(specs, seed, size, integers=integers)
-                session.run(feed, timeout_s=timeout_s)
+                session.run(feed, timeout_s=max(deadline - time.monotonic(), 0.0))
                 return feed
             except ModelError as error:
                 first = first or error
-    raise first if first is not None else ModelError("no size of the open dimensions lets the model run")
+            if time.monotonic() >= deadline:
+                raise first
+    assert first is not None  # at least one size was tried
+    raise first

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import google.protobuf.message
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 
 from edgeopt.errors import ModelError, OutputError, UsageError
-from edgeopt.graph import Names, graphs
+from edgeopt.graph import Names, graphs, stored_tensors
 from edgeopt.protos import check_tensors, densify, external_locations, lost_in_ir
-from edgeopt.runtime import INLINE_LIMIT_BYTES, inline_bytes
+from edgeopt.runtime import INLINE_LIMIT_BYTES, external_folder, inline_bytes
 
 METADATA_KEY = "edgeopt"
 _PROTOBUF_LIMIT_BYTES = 2**31 - 1
@@ -72,20 +73,12 @@ def load(source: Any) -> Loaded:
         UsageError: ``source`` is none of the above.
     """
     if isinstance(source, ir.Model):
-        proto = ir.to_proto(source)
-        folder = next(
-            (
-                Path(t.base_dir)
-                for v in source.graph.initializers.values()
-                if isinstance(t := v.const_value, ir.ExternalTensor)
-            ),
-            None,
-        )
-        return _from_proto(proto, None, folder, None)
+        folder = external_folder(source)
+        data = serialize(source)
+        return _from_proto(_parse(data, "model"), None, Path(folder) if folder else None, data)
     if isinstance(source, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(source)
-        return _from_proto(copy, None, None, None)
+        data = _message_bytes(source)
+        return _from_proto(_parse(data, "model"), None, None, data)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         return _from_proto(_parse(data, "<bytes>"), None, None, data)
@@ -116,8 +109,8 @@ def read_bytes(path: Path) -> bytes:
                 hint="save the model with external data",
             )
         return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ModelError(f"cannot be read: {getattr(error, 'strerror', error)}", where=str(path)) from error
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -136,7 +129,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     return proto
 
 
-def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, data: bytes | None) -> Loaded:
+def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, data: bytes) -> Loaded:
     where = str(path) if path else "model"
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise ModelError("is not an ONNX model: it has no graph", where=where)
@@ -150,22 +143,21 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, 
             )
         proto.opset_import.add(domain="", version=1)
         repairs.append("no opset_import (IR version < 3): opset 1 assumed")
-    if data is None:
-        data = proto.SerializeToString(deterministic=True)
     files = external_locations(proto, folder, where)
     check_tensors(proto, where)
     file_bytes = len(data) + sum(p.stat().st_size for p in files)
     digest = hashlib.sha256(data).hexdigest()
     untouchable = lost_in_ir(proto)
     if untouchable:
-        repairs += densify(proto)
+        repairs += densify(proto, folder)
     try:
         model = ir.from_proto(proto)
     except Exception as error:
         raise ModelError(f"cannot be understood: {_root(error)}", where=where) from error
     if folder is not None:
-        for graph in graphs(model):
-            ir.external_data.set_base_dir(graph, folder)
+        _anchor_external(model, folder)
+    if model.ir_version < 4:
+        repairs.append(_lift_ir_version(model))
     repairs += _repair(model, where)
     return Loaded(
         model,
@@ -177,6 +169,27 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, 
         untouchable,
         data if untouchable else None,
     )
+
+
+def _anchor_external(model: ir.Model, folder: Path) -> None:
+    """External data is looked for in the model's folder; attributes are read, since few tools look there."""
+    for graph in graphs(model):
+        ir.external_data.set_base_dir(graph, folder)
+    for node in (*model.graph.all_nodes(), *(n for f in model.functions.values() for n in f.all_nodes())):
+        for attr in list(node.attributes.values()):
+            if not attr.is_ref() and isinstance(tensor := attr.value, ir.ExternalTensor):
+                tensor.base_dir = folder
+                inside = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
+                node.attributes[attr.name] = ir.AttrTensor(attr.name, inside)
+
+
+def _lift_ir_version(model: ir.Model) -> str:
+    """Up to IR version 3 each initializer had to be listed as an input; no runtime let callers override it."""
+    listed = [v for v in model.graph.inputs if v.is_initializer()]
+    for value in listed:
+        model.graph.inputs.remove(value)
+    before, model.ir_version = model.ir_version, 4
+    return f"IR version {before} → 4: {len(listed)} initializers are no longer listed as inputs"
 
 
 def _root(error: BaseException) -> str:
@@ -227,8 +240,16 @@ def check_output(path: Path, *, inputs: Sequence[Path | None] = ()) -> None:
     """Refuse early what a later write would refuse, and what would overwrite an input.
 
     Raises:
-        OutputError: the parent folder is missing, the path is a folder, or it is one of the inputs.
+        OutputError: the parent folder is missing or not writable, the path is a folder, a device or no possible
+            name, or it is one of the inputs.
     """
+    try:
+        _check_output(path, inputs)
+    except (OSError, ValueError) as error:  # names that are too long or hold a NUL, folders that may not be read
+        raise OutputError(f"cannot be written: {getattr(error, 'strerror', error)}", where=str(path)) from error
+
+
+def _check_output(path: Path, inputs: Sequence[Path | None]) -> None:
     parent = path.parent
     if not parent.exists():
         raise OutputError(f"the folder {str(parent)!r} does not exist", where=str(path), hint="create it first")
@@ -236,6 +257,8 @@ def check_output(path: Path, *, inputs: Sequence[Path | None] = ()) -> None:
         raise OutputError(f"{str(parent)!r} is not a folder", where=str(path))
     if path.is_dir():
         raise OutputError("is a folder, expected a file name", where=str(path))
+    if path.exists() and not path.is_file():
+        raise OutputError("is not a regular file", where=str(path), hint="results are written to files only")
     for given in inputs:
         if given is not None and path.exists() and given.exists() and path.samefile(given):
             raise OutputError(
@@ -281,31 +304,43 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def serialize(model: ir.Model) -> bytes:
-    """The model as one protobuf message, the same bytes for the same model; external data is not included."""
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    """The model as one protobuf message, the same bytes for the same model; external data is not included.
+
+    Raises:
+        ModelError: it does not fit into a message.
+    """
+    return _message_bytes(model)
+
+
+def _message_bytes(model: onnx.ModelProto | ir.Model) -> bytes:
+    try:
+        proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+        return proto.SerializeToString(deterministic=True)
+    except Exception as error:  # the serializer's errors have no common base
+        raise ModelError(
+            f"does not fit into one protobuf message (2 GiB, graphs nested some 30 deep): {_root(error)}",
+            where="model",
+            hint="keep large weights in external files, and pass the model as a path",
+        ) from error
 
 
 def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> list[Path]:
     """Save atomically; beside it ``NAME.data`` where the weights do not fit into one message or were external.
 
     Returns:
-        The files written, the model last: until it is in place, nothing refers to the new data file.
+        The files written. Both are complete before either takes its place, the model last.
 
     Raises:
         OutputError: the target cannot be written or is one of ``inputs``.
+        ModelError: the model without its initializers does not fit into one message.
     """
     check_output(path, inputs=inputs)
-    external = any(isinstance(v.const_value, ir.ExternalTensor) for g in graphs(model) for v in g.initializers.values())
+    external = any(isinstance(t, ir.ExternalTensor) for t in stored_tensors(model))
     if not external and inline_bytes(model) <= INLINE_LIMIT_BYTES:
         write_atomically(path, serialize(model))
         return [path]
     data_path = path.with_name(path.name + ".data")
-    used = {
-        Path(t.base_dir, t.location).resolve()
-        for g in graphs(model)
-        for v in g.initializers.values()
-        if isinstance(t := v.const_value, ir.ExternalTensor)
-    }
+    used = {Path(t.base_dir, t.location).resolve() for t in stored_tensors(model) if isinstance(t, ir.ExternalTensor)}
     if data_path.resolve() in used:
         raise OutputError(
             f"would overwrite the input's weights {data_path.name!r}",
@@ -313,7 +348,7 @@ def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> 
             hint="choose another name for the output",
         )
     copy = model.clone()
-    with atomic(data_path) as temporary:
+    with atomic(path) as message, atomic(data_path) as temporary:
         ir.external_data.unload_from_model(copy, data_path.parent, temporary.name)
         for graph in graphs(copy):
             for value in graph.initializers.values():
@@ -327,5 +362,5 @@ def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> 
                         name=t.name,
                         base_dir=str(data_path.parent),
                     )
-    write_atomically(path, serialize(copy))
+        message.write_bytes(serialize(copy))
     return [data_path, path]

@@ -152,17 +152,24 @@ def tensor_bytes(dtype: np.dtype[Any] | None, shape: tuple[int, ...] | None) -> 
     return (math.prod(shape) * bits + 7) // 8
 
 
-def weight_tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """Every stored tensor by name: initializers of all graphs and the tensors of Constant nodes."""
-    found: dict[str, ir.TensorProtocol] = {}
+def _stored(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
     for graph in graphs(model):
         for name, value in graph.initializers.items():
             if value.const_value is not None:
-                found[name] = value.const_value
+                yield name, value.const_value
         for node in graph:
             if is_op(node, "Constant") and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
-                found[node.outputs[0].name or ""] = tensor
-    return found
+                yield node.outputs[0].name or "", tensor
+
+
+def stored_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every stored tensor: initializers of all graphs and the tensors of Constant nodes."""
+    return (tensor for _, tensor in _stored(model))
+
+
+def weight_tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """The same by name; of equal names in different bodies, the last."""
+    return dict(_stored(model))
 
 
 def op_histogram(model: ir.Model) -> dict[str, int]:

@@ -24,7 +24,7 @@ from edgeopt.errors import ModelError
 from edgeopt.feeds import runnable_feed
 from edgeopt.graph import Array, input_specs
 from edgeopt.parity import exact_bound, is_float
-from edgeopt.rewrite import Applied, Hit, Rule, Skip
+from edgeopt.rewrite import CLEAN_UP, Applied, Hit, Rule, Skip
 from edgeopt.runtime import Level, Session, as_array
 
 _NOISE_FACTOR = 4.0
@@ -167,6 +167,8 @@ def _same_structure(a: Any, b: Any) -> bool:
 def run_checked(rule: Rule, model: ir.Model, oracle: Oracle) -> tuple[ir.Model, PassReport]:
     """Apply a rule and keep only what the oracle agrees with; ``model`` itself is never changed.
 
+    Nodes need names of their own (``files.load`` sees to it): a roll-back goes by the name.
+
     Returns:
         The rewritten model (``model`` itself if nothing was kept) and the report.
     """
@@ -177,17 +179,18 @@ def run_checked(rule: Rule, model: ir.Model, oracle: Oracle) -> tuple[ir.Model, 
         candidate = model.clone()
         try:
             applied = rewrite.apply(rule, candidate, veto=veto, cases=oracle.enabled)
+            bad = _bad_places(rule, model, candidate, applied, oracle, veto, report) if oracle.enabled else {}
         except Exception as error:  # noqa: BLE001 -- a bug in one pass must not cost the user the others' results
-            veto["*"] = f"the pass itself failed, please report it: {type(error).__name__}: {error}"
+            veto[CLEAN_UP] = f"the pass itself failed, please report it: {type(error).__name__}: {error}"
             applied, candidate = Applied(), model
             break
-        bad = _bad_places(rule, model, candidate, applied, oracle, veto, report) if oracle.enabled else {}
         if not bad:
             break
+        stuck = not bad.keys() - veto.keys()
         veto.update(bad)
-        if len(veto) > _MAX_ROLLBACKS:
-            applied = Applied(skips=[Skip("*", f"more than {_MAX_ROLLBACKS} places failed: pass rolled back")])
-            candidate = model
+        if stuck or len(veto) > _MAX_ROLLBACKS:
+            why = "a place failed again" if stuck else f"more than {_MAX_ROLLBACKS} places failed"
+            applied, candidate = Applied(skips=[Skip(CLEAN_UP, f"{why}: the whole pass was rolled back")]), model
             break
     report.hits = applied.hits
     report.skips = applied.skips
@@ -226,14 +229,20 @@ def _bad_places(
 
 
 def _culprit(rule: Rule, model: ir.Model, applied: Applied, oracle: Oracle, veto: Mapping[str, str]) -> str:
-    """The first rewrite after which the whole model disagrees, by bisection over their number."""
+    """The first rewrite after which the whole model disagrees, by bisection; else it is the clean-up."""
+
+    def agrees(rewrites: int) -> bool:
+        candidate = model.clone()
+        rewrite.apply(rule, candidate, veto=veto, limit=rewrites, cases=False)
+        return oracle.disagreement(candidate)[0] is None
+
     good, failing = 0, len(applied.hits)
+    if applied.removed_initializers and agrees(failing):
+        return CLEAN_UP
     while failing - good > 1:
         middle = (good + failing) // 2
-        candidate = model.clone()
-        rewrite.apply(rule, candidate, veto=veto, limit=middle, cases=False)
-        if oracle.disagreement(candidate)[0] is None:
+        if agrees(middle):
             good = middle
         else:
             failing = middle
-    return applied.hits[failing - 1].anchor if applied.hits else "*"
+    return applied.hits[failing - 1].anchor

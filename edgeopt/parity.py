@@ -82,10 +82,12 @@ class Agreement:
         Raises:
             ModelError: the outputs differ in number or shape.
         """
+        if len(a) != len(b):
+            raise ModelError(f"the first model has {len(a)} outputs, the second {len(b)}")
         self.samples += valid
         for (name, x), (other_name, y) in zip(a.items(), b.items(), strict=True):
             left, right = as_array(x), as_array(y)
-            if left is None or right is None or left.dtype.kind not in "biufV" or left.dtype.kind == "V":
+            if left is None or right is None or left.dtype.kind not in "biuf":
                 continue
             if left.shape != right.shape:
                 raise ModelError(
@@ -147,12 +149,13 @@ def exact_bound(dtype: np.dtype[Any]) -> float:
     return _EXACT_BOUND.get(dtype.name, 0.0)
 
 
-def channel_errors(reference: Array, other: Array) -> tuple[float, float]:
+def channel_errors(reference: Array, other: Array, *, by_element: bool = False) -> tuple[float, float]:
     """Largest error, absolute and as a share of the scale of the channel it is in.
 
     Channels lie on axis 1, and on the last axis too for up to three axes (Gemm, MatMul). A channel's scale is
     its largest finite magnitude; without this split, one wrong channel of small magnitude would hide behind
-    the others. Different shapes, NaNs or infinities in different places give (inf, inf).
+    the others. Different shapes, NaNs or infinities in different places give (inf, inf). ``by_element``: as a
+    share of the element itself, where both were computed by the same kernels from the same constants.
     """
     if reference.shape != other.shape or reference.dtype != other.dtype:
         return math.inf, math.inf
@@ -160,7 +163,7 @@ def channel_errors(reference: Array, other: Array) -> tuple[float, float]:
         return 0.0, 0.0
     if not is_float(reference.dtype):
         return (0.0, 0.0) if np.array_equal(reference, other) else (math.inf, math.inf)
-    return float_channel_errors(reference.astype(np.float64), other.astype(np.float64))
+    return float_channel_errors(reference.astype(np.float64), other.astype(np.float64), by_element=by_element)
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
@@ -168,17 +171,32 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.names is None)
 
 
-def float_channel_errors(a: Array, b: Array) -> tuple[float, float]:
+def float_channel_errors(a: Array, b: Array, *, by_element: bool = False) -> tuple[float, float]:
     """The same for two float64 arrays of one shape."""
     finite = np.isfinite(a) & np.isfinite(b)
     if not ((a == b) | (np.isnan(a) & np.isnan(b)) | finite).all():
         return math.inf, math.inf
+    if a.size == 0:
+        return 0.0, 0.0
+    shares = channel_shares(a, b, by_element=by_element)
+    absolute = np.abs(np.where(finite, a, 0.0) - np.where(finite, b, 0.0)).max()
+    return float(absolute), max(float(s.max()) for s in shares)
+
+
+def channel_shares(a: Array, b: Array, *, by_element: bool = False) -> list[Array]:
+    """Largest error of each channel as a share of the channel's scale, for every axis that channels may lie on.
+
+    Args:
+        a: Reference, float64, not empty.
+        b: The other, of the same shape. Elements that are not finite in both are left out.
+        by_element: Each element is its own channel.
+    """
+    finite = np.isfinite(a) & np.isfinite(b)
     a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
-    error = np.abs(a - b)
+    error, scale = np.abs(a - b), np.abs(a)
     axes = {1, a.ndim - 1} if a.ndim in (2, 3) else {1} if a.ndim >= 4 else {None}
-    worst = 0.0
-    for axis in axes:
+    shares = [(error, scale)] if by_element else []
+    for axis in () if by_element else axes:
         others = tuple(i for i in range(a.ndim) if i != axis) if axis is not None else None
-        e, s = error.max(axis=others), np.abs(a).max(axis=others)
-        worst = max(worst, float(np.max(np.where(e > 0, e / np.maximum(s, 1e-300), 0.0))))
-    return float(error.max()), worst
+        shares.append((np.asarray(error.max(axis=others)), np.asarray(scale.max(axis=others))))
+    return [np.where(e > 0, e / np.maximum(s, 1e-300), 0.0) for e, s in shares]

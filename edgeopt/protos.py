@@ -23,7 +23,8 @@ _TYPED_FIELDS: dict[
     TensorProto.UINT64: ("uint64_data", 1),
     TensorProto.UINT32: ("uint64_data", 1),
     TensorProto.STRING: ("string_data", 1),
-}
+}  # all other types: int32_data, one value per element, or per byte of packed sub-byte elements
+_DENSE_LIMIT_BYTES = 256_000_000
 
 
 def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -51,16 +52,21 @@ def _every_node(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def every_tensor(proto: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Each stored dense tensor: initializers and attribute values, in all graphs and functions."""
+    """Each stored tensor, parts of sparse ones too: initializers and attribute values, in all graphs and functions."""
     roots = [proto.graph, *(g for f in proto.functions for g in _graphs_in(f.node))]
     for root in roots:
         for graph in all_graphs(root):
             yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
     for node in _every_node(proto):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                if sparse.HasField("values"):
+                    yield from (sparse.values, sparse.indices)
 
 
 def element_bits(data_type: int) -> int | None:
@@ -79,6 +85,12 @@ def expected_bytes(tensor: TensorProto) -> int | None:
     """Bytes that the tensor's dims and type ask for; None where an element's size is unknown."""
     bits = element_bits(tensor.data_type)
     return None if bits is None else (math.prod(tensor.dims) * bits + 7) // 8
+
+
+def _typed_field(data_type: int) -> tuple[str, float] | None:
+    """Where the values are when they are not in raw_data, and how many per element; None for unknown types."""
+    bits = element_bits(data_type)
+    return _TYPED_FIELDS.get(data_type) or (None if bits is None else ("int32_data", bits / 8 if bits < 8 else 1))
 
 
 def check_tensors(proto: onnx.ModelProto, where: str) -> None:
@@ -102,11 +114,11 @@ def check_tensors(proto: onnx.ModelProto, where: str) -> None:
                     where=name,
                     hint="the file is damaged; export it again",
                 )
-        elif (field := _TYPED_FIELDS.get(tensor.data_type)) is not None:
-            found = len(getattr(tensor, field[0]))
-            if found != elements * field[1]:
+        elif (field := _typed_field(tensor.data_type)) is not None:
+            found, want = len(getattr(tensor, field[0])), math.ceil(elements * field[1])
+            if found != want:
                 raise ModelError(
-                    f"has {found} values, its dims {list(tensor.dims)} ask for {elements * field[1]}",
+                    f"has {found} values, its dims {list(tensor.dims)} ask for {want}",
                     where=name,
                     hint="the file is damaged; export it again",
                 )
@@ -211,18 +223,26 @@ def lost_in_ir(proto: onnx.ModelProto) -> str | None:
     return None
 
 
-def densify(proto: onnx.ModelProto) -> list[str]:
-    """Make sparse tensors dense and drop training information, so that the model can at least be analysed."""
+def densify(proto: onnx.ModelProto, folder: Path | None) -> list[str]:
+    """Make sparse tensors dense and drop training information, so that the model can at least be analysed.
+
+    Args:
+        proto: Changed in place.
+        folder: Of external data.
+
+    Raises:
+        ModelError: an index is outside the tensor's dims, or the dense tensor would be huge.
+    """
     notes: list[str] = []
     for graph in all_graphs(proto.graph):
         for sparse in graph.sparse_initializer:
-            graph.initializer.append(_dense(sparse, sparse.values.name))
+            graph.initializer.append(_dense(sparse, sparse.values.name, folder))
             notes.append(f"sparse initializer {sparse.values.name!r} read as dense for analysis")
         del graph.sparse_initializer[:]
     for node in _every_node(proto):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
-                dense = _dense(attribute.sparse_tensor, node.output[0])
+                dense = _dense(attribute.sparse_tensor, node.output[0], folder)
                 attribute.Clear()
                 attribute.name, attribute.type = "value", AttributeProto.TENSOR
                 attribute.t.CopyFrom(dense)
@@ -231,18 +251,20 @@ def densify(proto: onnx.ModelProto) -> list[str]:
     return notes
 
 
-def _dense(sparse: onnx.SparseTensorProto, name: str) -> TensorProto:
+def _dense(sparse: onnx.SparseTensorProto, name: str, folder: Path | None) -> TensorProto:
     """Linear ([NNZ]) or coordinate ([NNZ, rank]) indices, as onnx.proto defines them."""
-    values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
+    where = f"tensor {name!r}"
+    values, indices = (onnx.numpy_helper.to_array(t, str(folder or "")) for t in (sparse.values, sparse.indices))
     dims = tuple(sparse.dims)
+    size = math.prod(dims) * values.dtype.itemsize
+    if any(d < 0 for d in dims) or size > _DENSE_LIMIT_BYTES:
+        raise ModelError(f"the sparse tensor of dims {list(dims)} is too large to be read as dense", where=where)
     result = np.zeros(dims, values.dtype)
     try:
         if indices.ndim == 1:
             result.reshape(-1)[indices] = values
         else:
             result[tuple(indices.T)] = values
-    except IndexError as error:
-        raise ModelError(
-            f"an index of the sparse tensor is outside its dims {list(dims)}", where=f"tensor {name!r}"
-        ) from error
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"the indices of the sparse tensor do not fit its dims {list(dims)}", where=where) from error
     return onnx.numpy_helper.from_array(result, name)

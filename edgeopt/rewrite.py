@@ -40,8 +40,8 @@ class Rewrite:
     """What a rule wants done.
 
     Attributes:
-        nodes: The nodes replaced; the first is the place where ``replacement`` goes. Each must be left without
-            readers, or it stays.
+        nodes: The nodes replaced, readers before their producers; the first is the place where ``replacement``
+            goes. Each must be left without readers, or it stays.
         replacement: New nodes in topological order, not yet in any graph.
         outputs: Pairs (old value, value that takes its place). Every output of ``nodes`` that is read from
             outside must be among them.
@@ -53,6 +53,7 @@ class Rewrite:
 
 
 Answer = Rewrite | Skip | None
+CLEAN_UP = "*"  # stands where a node's name would: the rule as a whole, or its clean-up
 
 
 class Rule(Protocol):
@@ -110,7 +111,7 @@ def apply(
     Args:
         rule: The rule.
         model: Changed in place.
-        veto: Names of nodes at which no match may start.
+        veto: Names of nodes at which no match may start; ``CLEAN_UP`` stands for the rule's ``finish``.
         limit: Stop after this many rewrites (the oracle bisects with it).
         cases: Record what was rewritten, for the oracle.
     """
@@ -147,11 +148,12 @@ def apply(
             if cases:
                 result.cases.append(_cut_out(anchor, answer))
             neighbours = _neighbours(answer)
-            result.hits.append(Hit(anchor, tuple(n.name or "" for n in answer.nodes)))
             _replace(answer, names)
+            gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
+            result.hits.append(Hit(anchor, gone))
             enqueue(answer.replacement)
             enqueue(n for n in neighbours if n.graph is not None)
-    if limit is None:
+    if limit is None and CLEAN_UP not in veto:
         result.removed_initializers = rule.finish(model)
     result.skips = list(skips.values())
     return result
@@ -213,8 +215,8 @@ def _replace(rewrite: Rewrite, names: Names) -> None:
             new.name, new.type, new.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     for node in rewrite.nodes:
-        if not any(o.uses() or o.is_graph_output() for o in node.outputs):
-            graph.remove(node, safe=True)
+        if node.graph is not None and not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            node.graph.remove(node, safe=True)
     for node in rewrite.replacement:  # what takes a place takes its name: reports and anchors stay readable
         if any(n.graph is None and n.name == wanted[node] for n in rewrite.nodes):
             node.name = wanted[node]
@@ -259,8 +261,7 @@ def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
             proto.output.extend(used)
             into.append(proto)
 
-    order = {n: k for k, n in enumerate(rewrite.nodes[0].graph or ())} if len(rewrite.nodes) > 1 else {}
-    write(sorted(rewrite.nodes, key=lambda n: order.get(n, 0)), "b", case.before)
+    write(rewrite.nodes[::-1], "b", case.before)
     before = [name_of(old) for old, _ in rewrite.outputs]
     write(rewrite.replacement, "a", case.after)
     for old, (_, new) in zip(before, rewrite.outputs, strict=True):

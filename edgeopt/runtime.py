@@ -19,7 +19,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from edgeopt.errors import ModelError
-from edgeopt.graph import Array, weight_tensors
+from edgeopt.graph import Array, stored_tensors
 
 ort.set_default_logger_severity(4)  # its errors reach us as exceptions; the copies on stderr help nobody
 
@@ -51,9 +51,7 @@ def options(level: Level = Level.DEFAULT, threads: int = 1) -> ort.SessionOption
 
 def external_folder(model: ir.Model) -> str | None:
     """The folder that holds the weights stored outside of the model file; None if all are inside."""
-    folders = {
-        str(Path(t.base_dir).resolve()) for t in weight_tensors(model).values() if isinstance(t, ir.ExternalTensor)
-    }
+    folders = {str(Path(t.base_dir).resolve()) for t in stored_tensors(model) if isinstance(t, ir.ExternalTensor)}
     if len(folders) > 1:
         raise ModelError(f"weights lie in several folders: {sorted(folders)}", hint="save the model anew first")
     return folders.pop() if folders else None
@@ -61,7 +59,7 @@ def external_folder(model: ir.Model) -> str | None:
 
 def inline_bytes(model: ir.Model) -> int:
     """Bytes of the weights that serializing the model would put into the message itself."""
-    return sum(t.nbytes for t in weight_tensors(model).values() if not isinstance(t, ir.ExternalTensor))
+    return sum(t.nbytes for t in stored_tensors(model) if not isinstance(t, ir.ExternalTensor))
 
 
 class Session:
@@ -86,22 +84,19 @@ class Session:
         session_options: ort.SessionOptions | None = None,
     ) -> None:
         so = session_options or options(level, threads)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        source: str | bytes
-        if isinstance(model, ir.Model):
-            if inline_bytes(model) > INLINE_LIMIT_BYTES:
-                self._folder = tempfile.TemporaryDirectory(prefix="edgeopt-")
-                path = Path(self._folder.name) / "model.onnx"
-                ir.save(model.clone(), path, external_data="model.data")
-                source = str(path)
-            else:
-                if (folder := external_folder(model)) is not None:
-                    so.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-                source = ir.to_proto(model).SerializeToString()
-        else:
-            source = model if isinstance(model, bytes) else str(model)
+        if isinstance(model, ir.Model) and (folder := external_folder(model)) is not None:
+            so.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
-            self.ort = ort.InferenceSession(source, so, providers=["CPUExecutionProvider"])
+            if isinstance(model, ir.Model) and inline_bytes(model) > INLINE_LIMIT_BYTES:
+                with tempfile.TemporaryDirectory(prefix="edgeopt-") as name:
+                    path = Path(name, "model.onnx")
+                    ir.save(model.clone(), path, external_data="model.data")
+                    so.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
+                    self.ort = _open(str(path), so)
+            elif isinstance(model, ir.Model):
+                self.ort = _open(ir.to_proto(model).SerializeToString(), so)
+            else:
+                self.ort = _open(model if isinstance(model, bytes) else str(model), so)
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {short(error)}") from error
         self.output_names = [o.name for o in self.ort.get_outputs()]
@@ -136,6 +131,10 @@ class Session:
         finally:
             timer.cancel()
         return dict(zip(names, values, strict=True))
+
+
+def _open(source: str | bytes, session_options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])
 
 
 def short(error: BaseException) -> str:

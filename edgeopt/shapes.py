@@ -74,8 +74,8 @@ def fix_dims(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
         shapes: Input name to its full shape.
 
     Raises:
-        UsageError: no such input, another rank, a contradiction to a dimension that is already fixed, or two
-            values for one symbol.
+        UsageError: no such input, a dimension below 1, another rank, a contradiction to a dimension that is
+            already fixed, or two values for one symbol.
     """
     inputs = {v.name or "": v for v in model.graph.inputs}
     symbols: dict[str, int] = {}
@@ -83,6 +83,8 @@ def fix_dims(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
         where = f"--input-shape {name}"
         if name not in inputs:
             raise UsageError("the model has no such input", where=where, hint=f"its inputs are {sorted(inputs)}")
+        if any(size < 1 for size in shape):
+            raise UsageError(f"expected dimensions of at least 1, found {list(shape)}", where=where)
         found = dims_of(inputs[name])
         if found is not None and len(found) != len(shape):
             raise UsageError(
@@ -127,3 +129,21 @@ def convert_opset(model: ir.Model, target: int) -> ir.Model:
     result = ir.from_proto(converted)
     result.metadata_props.update(model.metadata_props)  # the converter drops them
     return result
+
+
+def stated(model: ir.Model) -> frozenset[str]:
+    """Names of the values whose type the model itself states, before any inference."""
+    return frozenset(v.name or "" for g in graphs(model) for n in g for v in n.outputs if v.type is not None)
+
+
+def forget_inferred(model: ir.Model, known: frozenset[str]) -> None:
+    """Drop, in place, the types that inference added: the file need not carry what every reader can infer.
+
+    Graph outputs and what the model stated itself (``known``, from ``stated``) keep theirs.
+    """
+    for graph in graphs(model):
+        for node in graph:
+            for value in node.outputs:
+                if value.name not in known and not value.is_graph_output():
+                    value.type = None
+                    value.shape = None

@@ -12,7 +12,8 @@ Where the output channels lie in W:
 
 Not folded: the product is read elsewhere or is a graph output (4), weights or statistics are not constant (5),
 training mode or per-element statistics (6), other outputs of the normalization are used (7), the folded weights
-would overflow (8), or large shared weights would have to be stored twice (9). A missing bias counts as 0 (10).
+would overflow (8), large shared weights would have to be stored twice (9), or scale or shift is infinite or NaN
+(11). A missing bias counts as 0 (10).
 Exact up to float rounding; computed in float64. Formula: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.1.
 """
 
@@ -92,6 +93,8 @@ class FoldBatchnorm:
         if weight is None or bias is None:
             return Skip(name, f"the weights of {producer.op_type} {producer.name!r} are not constant")
         scale, shift = found
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            return Skip(name, "its statistics are not finite, or a variance is not positive")
         new_weight, new_bias = _fold(producer, weight, bias, scale, shift)
         with np.errstate(all="ignore"):
             stored_weight, stored_bias = new_weight.astype(weight.dtype), new_bias.astype(weight.dtype)

@@ -11,6 +11,10 @@ A folded graph output is kept as a Constant node: an initializer cannot be a gra
 
 from __future__ import annotations
 
+import contextlib
+import graphlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,7 @@ from edgeopt.graph import (
     dtype_of,
     graphs,
     has_subgraph,
+    input_or_none,
     is_op,
     static_shape,
     tensor_bytes,
@@ -32,29 +37,45 @@ from edgeopt.graph import (
 from edgeopt.ops import is_random
 from edgeopt.rewrite import Answer, Rewrite, Skip
 from edgeopt.runtime import Level, Session, as_array
+from edgeopt.shapes import infer
 
 BUDGET_BYTES = 1024
-_CEILING_BYTES = 64_000_000  # not even computed: the result of a hostile Expand
+_CEILING_BYTES = 64_000_000  # a result larger than this is not even computed: a hostile Expand
+_ROUND_BYTES = 512_000_000  # results held at a time; what is left waits for the next round
+_UNKNOWN_INPUT_BYTES = 65_536  # inputs from which a result of unknown size is computed all the same
 _KEPT = ("Constant", "QuantizeLinear", "DequantizeLinear")
+_SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their inputs
+    *("ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "CenterCropPad", "OneHot", "Einsum"),
+    *("MaxUnpool", "Col2Im", "AffineGrid", "RoiAlign", "STFT", "DFT", "MelWeightMatrix"),
+    *("HannWindow", "HammingWindow", "BlackmanWindow", "StringSplit", "ImageDecoder"),
+}
 
 
-def _foldable(node: ir.Node, known: set[ir.Value]) -> bool:
+@dataclass
+class _Constants:
+    """What ``prepare`` found: values of nodes that depend on constants only, and why some were not computed."""
+
+    values: dict[ir.Value, Array] = field(default_factory=dict)
+    skips: dict[ir.Node, str] = field(default_factory=dict)
+
+
+def _foldable(node: ir.Node, known: Collection[ir.Value]) -> bool:
     """Cases 1 to 5 but for the budget."""
     if node.domain not in STANDARD_DOMAINS or node.op_type in _KEPT or has_subgraph(node) or not node.outputs:
         return False
     if is_random(node) or any(a.is_ref() for a in node.attributes.values()):
         return False
     if node.op_type in ("Shape", "Size"):
-        return node.inputs[0] is not None and static_shape(node.inputs[0]) is not None
+        return input_or_none(node, 0) is not None and _shape_value(node) is not None
     used = [v for v in node.inputs if v is not None]
     return bool(used) and all(v in known or constant_tensor(v) is not None for v in used)
 
 
 def _shape_value(node: ir.Node) -> Array | None:
     """Case 2, int64; Shape's start and end count from opset 15."""
-    if not is_op(node, "Shape", "Size") or node.inputs[0] is None:
+    if not is_op(node, "Shape", "Size") or (source := input_or_none(node, 0)) is None:
         return None
-    shape = static_shape(node.inputs[0])
+    shape = static_shape(source)
     if shape is None:
         return None
     if node.op_type == "Size":
@@ -63,29 +84,29 @@ def _shape_value(node: ir.Node) -> Array | None:
     return np.array(shape, dtype=np.int64)[slice(start, end)]
 
 
-def _evaluate(nodes: list[ir.Node], model: ir.Model) -> dict[ir.Value, Array]:
-    """Values of all outputs of these nodes, which are in topological order and depend on constants only."""
+def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, Array]) -> None:
+    """Add to ``values`` what these nodes compute, in one onnxruntime session.
+
+    Args:
+        nodes: In topological order; they depend on constants and on ``values`` only.
+        model: Lends its opset imports and IR version.
+        values: Of nodes evaluated before.
+
+    Raises:
+        ModelError: onnxruntime cannot run one of them.
+    """
     graph = onnx.GraphProto(name="fold")
     names: dict[ir.Value, str] = {}
-    values: dict[ir.Value, Array] = {}
     for node in nodes:
-        shape = _shape_value(node)
-        for value in node.inputs if shape is None else ():
+        if (shape := _shape_value(node)) is not None:
+            values[node.outputs[0]] = shape
+            continue
+        for value in node.inputs:
             if value is not None and value not in names:
-                tensor = constant_tensor(value)
-                if tensor is None:
-                    raise ModelError(f"{value.name!r} is not constant")
                 names[value] = f"c{len(names)}"
-                proto = ir.serde.serialize_tensor(ir.Tensor(tensor.numpy(), dtype=tensor.dtype))
-                proto.name = names[value]
-                graph.initializer.append(proto)
+                graph.initializer.append(_message(value, values, names[value]))
         for value in node.outputs:
             names[value] = f"c{len(names)}"
-        if shape is not None:
-            values[node.outputs[0]] = shape
-            proto = onnx.numpy_helper.from_array(shape, names[node.outputs[0]])
-            graph.initializer.append(proto)
-            continue
         message = ir.serde.serialize_node(node)
         del message.input[:], message.output[:]
         message.input.extend(names[v] if v is not None else "" for v in node.inputs)
@@ -93,21 +114,46 @@ def _evaluate(nodes: list[ir.Node], model: ir.Model) -> dict[ir.Value, Array]:
         graph.node.append(message)
         graph.output.extend(onnx.ValueInfoProto(name=names[v]) for v in node.outputs if v.name)
     if not graph.node:
-        return values
+        return
     proto_model = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
     for domain, version in model.opset_imports.items():
         proto_model.opset_import.add(domain=domain, version=version)
-    found = Session(proto_model.SerializeToString(), Level.NONE).run({})
+    session = Session(proto_model.SerializeToString(), Level.NONE)
+    found = session.run({}, [o.name for o in session.ort.get_outputs() if "float8" not in o.type])  # come as uint8
     for value, name in names.items():
         if name in found and (array := as_array(found[name])) is not None:
             values[value] = array
-    return values
 
 
-def _too_large(node: ir.Node) -> bool:
-    """Whether an output is known to exceed what may be computed at all."""
-    sizes = [tensor_bytes(dtype_of(v), static_shape(v)) for v in node.outputs]
-    return sum(s for s in sizes if s is not None) > _CEILING_BYTES
+def _message(value: ir.Value, values: Mapping[ir.Value, Array], name: str) -> onnx.TensorProto:
+    tensor = constant_tensor(value)
+    if tensor is None:
+        if value not in values:  # a sequence, say
+            raise ModelError(f"{value.name!r} is not constant")
+        return onnx.numpy_helper.from_array(values[value], name)
+    inside = ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, ir.ExternalTensor) else tensor
+    proto = ir.serde.serialize_tensor(inside)
+    proto.name = name
+    return proto
+
+
+def _bytes(value: ir.Value) -> int | None:
+    """Bytes of a constant or of a value of fixed shape; None if unknown (sequences and strings too)."""
+    tensor = constant_tensor(value)
+    return tensor.nbytes if tensor is not None else tensor_bytes(dtype_of(value), static_shape(value))
+
+
+def _result_bytes(node: ir.Node) -> int | str:
+    """Bytes that the node's results take at most, or why they are not computed."""
+    sizes = [_bytes(v) for v in node.outputs if v.name]
+    if None not in sizes:
+        size = sum(s for s in sizes if s is not None)
+        return size if size <= _CEILING_BYTES else f"its value would have {size} bytes"
+    inputs = [_bytes(v) for v in node.inputs if v is not None]
+    given = sum(s if s is not None else _UNKNOWN_INPUT_BYTES + 1 for s in inputs)
+    if node.op_type in _SIZED_BY_VALUES or given > _UNKNOWN_INPUT_BYTES:
+        return "the size of its value is not known beforehand"
+    return _UNKNOWN_INPUT_BYTES
 
 
 class FoldConstants:
@@ -116,31 +162,20 @@ class FoldConstants:
     name = "fold_constants"
     ops = None
 
-    def prepare(self, model: ir.Model) -> dict[ir.Value, Array]:
-        """Find the constant part of each graph and compute it in one onnxruntime session."""
-        known: set[ir.Value] = set()
-        order: list[ir.Node] = []
-        for graph in graphs(model):
-            for node in graph:
-                if _foldable(node, known) and not _too_large(node):
-                    order.append(node)
-                    known.update(node.outputs)
-        if not order:
-            return {}
+    def prepare(self, model: ir.Model) -> _Constants:
+        """Find the constant part of each graph and compute it, all of it in one onnxruntime session if it fits."""
+        state = _Constants()
+        order, state.skips = _plan(model)
+        if state.skips:  # what was folded in the last round may tell the sizes now
+            infer(model)
+            order, state.skips = _plan(model)
         try:
-            return _evaluate(order, model)
+            _evaluate(order, model, state.values)
         except ModelError:  # one node that cannot run must not keep the others from folding
-            values: dict[ir.Value, Array] = {}
             for node in order:
-                if (
-                    all(v is None or constant_tensor(v) is not None for v in node.inputs)
-                    or _shape_value(node) is not None
-                ):
-                    try:
-                        values |= _evaluate([node], model)
-                    except ModelError:
-                        continue
-            return values
+                with contextlib.suppress(ModelError):
+                    _evaluate([node], model, state.values)
+        return state
 
     def finish(self, model: ir.Model) -> int:
         """Nothing to clean up: dead_code drops what is no longer read."""
@@ -149,15 +184,17 @@ class FoldConstants:
     def match(self, node: ir.Node, state: Any) -> Answer:
         """Replace the node by its value."""
         outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
-        if not outputs or not all(v in state for v in outputs):
+        if outputs and node in state.skips:
+            return Skip(node.name or "", state.skips[node])
+        if not outputs or not all(v in state.values for v in outputs):
             return None
-        size = sum(int(state[v].nbytes) for v in outputs)
+        size = sum(int(state.values[v].nbytes) for v in outputs)
         if size > BUDGET_BYTES and size > _replaced_bytes(node):
             return Skip(node.name or "", f"its value has {size} bytes, more than the constants it would replace")
         replacement: list[ir.Node] = []
         pairs: list[tuple[ir.Value, ir.Value]] = []
         for value in outputs:
-            tensor = ir.tensor(state[value], name=value.name)
+            tensor = ir.serde.deserialize_tensor(onnx.numpy_helper.from_array(state.values[value], value.name))
             new = ir.Value(name=value.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)  # type: ignore[arg-type]
             if value.is_graph_output():
                 constant_node = ir.Node(
@@ -171,7 +208,47 @@ class FoldConstants:
                 replacement.append(constant_node)
                 new = constant_node.outputs[0]
             pairs.append((value, new))
-        return Rewrite((node,), tuple(replacement), tuple(pairs))
+        return Rewrite((node, *_unfolded_ancestors(node)), tuple(replacement), tuple(pairs))
+
+
+def _plan(model: ir.Model) -> tuple[list[ir.Node], dict[ir.Node, str]]:
+    """The nodes to compute, in topological order, and those that are too large to."""
+    known: set[ir.Value] = set()
+    order: list[ir.Node] = []
+    skips: dict[ir.Node, str] = {}
+    total = 0
+    for graph in graphs(model):
+        for node in graph:
+            if not _foldable(node, known):
+                continue
+            size = _result_bytes(node)
+            if isinstance(size, str):
+                skips[node] = size
+                continue
+            size += sum(t.nbytes for v in node.inputs if (t := constant_tensor(v)) is not None)
+            if total + size <= _ROUND_BYTES:
+                order.append(node)
+                known.update(node.outputs)
+                total += size
+    return order, skips
+
+
+def _unfolded_ancestors(node: ir.Node) -> list[ir.Node]:
+    """Nodes that compute the node's inputs and were left in place for their size; readers before producers."""
+    if _shape_value(node) is not None:
+        return []
+    sorter: graphlib.TopologicalSorter[ir.Node] = graphlib.TopologicalSorter()
+    stack, seen = [node], {node}
+    while stack:
+        current = stack.pop()
+        if current is not node and _shape_value(current) is not None:
+            continue
+        producers = [p for v in current.inputs if v is not None and (p := v.producer()) is not None]
+        above = [p for p in dict.fromkeys(producers) if not is_op(p, "Constant")]
+        sorter.add(current, *above)
+        stack += [p for p in above if p not in seen]
+        seen.update(above)
+    return list(sorter.static_order())[-2::-1]
 
 
 def _replaced_bytes(node: ir.Node) -> int:

@@ -104,6 +104,9 @@ def quantize_int8(model: ir.Model, plan: Plan, ranges: Ranges, scheme: Scheme) -
         elif is_op(node, "Add", "Mul"):
             _operands(node, writer, scheme)
     _activations(model, plan, parameters, writer)
+    for name, value in list(model.graph.initializers.items()):  # the float weights that int8 ones replace
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del model.graph.initializers[name]
 
 
 def weight_axis(node: ir.Node) -> int:

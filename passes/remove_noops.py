@@ -11,10 +11,11 @@
  9. Slice, Resize that keep every dimension (fixed shapes; Slice forwards from 0 with step 1; Resize by scale 1)
 10. x + 0, 0 + x, x - 0, x * 1, 1 * x, x / 1, x ** 1, when the constant does not broadcast x to a larger shape
 11. Clip without bounds
-12. MaxPool, AveragePool, LpPool of one element with stride 1 and no padding
+12. MaxPool, AveragePool of one element with stride 1 and no padding
 
 A node whose removal would turn a graph output into a copy of an input or initializer stays: the driver refuses
-it. Near misses that are kept: 0 - x, 1 / x, 1 ** x; adding 0 to a scalar of another rank; Dropout that trains.
+it. Near misses that are kept: 0 - x, 1 / x, 1 ** x; adding 0 to a scalar of another rank; Dropout that trains;
+Resize in a mode whose coordinates shift even by scale 1; LpPool, which takes the magnitude.
 """
 
 from __future__ import annotations
@@ -114,9 +115,8 @@ def _slice(node: ir.Node) -> bool:
 def _resize(node: ir.Node) -> bool:
     """By scales that are all 1; the sizes form may still shift by its coordinate mode."""
     scales = constant(input_or_none(node, 2) if len(node.inputs) > 2 else input_or_none(node, 1))
-    attributes = [attribute(node, "coordinate_transformation_mode", b"half_pixel")]
-    plain = all(str(a) != "tf_crop_and_resize" for a in attributes)
-    return scales is not None and scales.size > 0 and scales.dtype.kind == "f" and bool((scales == 1).all()) and plain
+    shifts = attribute(node, "coordinate_transformation_mode") in ("tf_crop_and_resize", "tf_half_pixel_for_nn")
+    return scales is not None and scales.size > 0 and scales.dtype.kind == "f" and not shifts and (scales == 1).all()
 
 
 def _clip(node: ir.Node) -> bool:
@@ -129,8 +129,7 @@ def _pool(node: ir.Node) -> bool:
         return False
     values = [attribute(node, k, ()) for k in ("kernel_shape", "strides", "dilations")]
     padded = any(attribute(node, "pads", ())) or attribute(node, "auto_pad", "NOTSET") != "NOTSET"
-    p_norm = node.op_type == "LpPool"  # |x|, not x
-    return bool(values[0]) and all(v == 1 for vs in values for v in vs) and not padded and not p_norm
+    return bool(values[0]) and all(v == 1 for vs in values for v in vs) and not padded
 
 
 _UNARY: dict[str, Callable[[ir.Node], bool]] = {

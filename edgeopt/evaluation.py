@@ -1,0 +1,116 @@
+"""Scores and agreement of models over a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from edgeopt.calibration import Dataset, rows
+from edgeopt.parity import Agreement
+from edgeopt.runtime import Session
+
+LEAST_SQNR_DB = 40.0  # without labels, for outputs that are no class scores
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model's score: the metric's name, its value, and over how many samples."""
+
+    metric: str
+    value: float
+    samples: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of ``report.json``."""
+        return {"metric": self.metric, "value": self.value, "samples": self.samples}
+
+
+@dataclass
+class Comparison:
+    """Two models on the same data."""
+
+    agreement: Agreement
+    first: Score | None
+    second: Score | None
+
+    def drop(self) -> float | None:
+        """What the second model loses, in the unit of ``--max-drop``; None when nothing tells.
+
+        With labels: the score's drop. Without, for classifiers: the drop expected from the first model's own
+        probabilities.
+        """
+        if self.first is not None and self.second is not None:
+            return self.first.value - self.second.value
+        return self.agreement.expected_drop
+
+    def safe(self, max_drop: float) -> bool:
+        """Whether the loss is within ``max_drop``; for outputs without score, SQNR of at least 40 dB."""
+        drop = self.drop()
+        if drop is not None:
+            return drop <= max_drop + 1e-12
+        worst = self.agreement.worst()
+        return worst is None or worst.sqnr_db >= LEAST_SQNR_DB
+
+
+def compare(
+    first: Session, second: Session, dataset: Dataset, progress: Callable[[], None] | None = None
+) -> Comparison:
+    """Run both models over the data set, sample by sample.
+
+    Outputs are matched by position. They are kept only where a metric needs all of them at once.
+
+    Raises:
+        DataError: a sample cannot be used.
+        ModelError: a model does not run on a sample, or the outputs have other shapes.
+    """
+    agreement = Agreement()
+    kept: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    labels: list[Any] = []
+    for sample in dataset:
+        a = first.run(sample.inputs)
+        b = second.run(_fitted(second, sample.inputs, first))
+        agreement.add(a, b, sample.valid)
+        if dataset.metric is not None:
+            for (x, label), (y, _) in zip(rows(sample, a), rows(sample, b), strict=True):
+                kept[0].append(x)
+                kept[1].append(y)
+                labels.append(label)
+        if progress is not None:
+            progress()
+    if dataset.metric is None:
+        return Comparison(agreement, None, None)
+    scores = [Score(dataset.metric.name, dataset.metric(k, labels), len(labels)) for k in kept]
+    return Comparison(agreement, scores[0], scores[1])
+
+
+def _fitted(session: Session, inputs: dict[str, Any], reference: Session) -> dict[str, Any]:
+    """The inputs under the second model's names, matched by position where they differ."""
+    if set(session.input_names) <= set(inputs):
+        return {n: inputs[n] for n in session.input_names}
+    return dict(zip(session.input_names, (inputs[n] for n in reference.input_names), strict=True))
+
+
+def agreement_json(agreement: Agreement) -> dict[str, Any]:
+    """The ``agreement`` part of a report: over all outputs the worst; infinite SQNR is left out."""
+    worst = agreement.worst()
+    result: dict[str, Any] = {"samples": agreement.samples}
+    if agreement.top1_agreement is not None:
+        result["top1_agreement"] = agreement.top1_agreement
+    if agreement.expected_drop is not None:
+        result["expected_drop"] = agreement.expected_drop
+    if worst is not None:
+        result |= output_json(worst)
+        result["max_abs_error"] = max(d.max_abs_error for d in agreement.outputs.values())
+    return {k: v for k, v in result.items() if not (isinstance(v, float) and not math.isfinite(v))}
+
+
+def output_json(difference: Any) -> dict[str, Any]:
+    """One output's figures; what is infinite (equal outputs have no noise) is left out."""
+    found = {
+        "max_abs_error": difference.max_abs_error,
+        "sqnr_db": difference.sqnr_db,
+        "cosine": difference.cosine,
+    }
+    return {k: v for k, v in found.items() if math.isfinite(v)}

@@ -1,0 +1,338 @@
+"""The main job: pull every lever, price it by measuring, and ship the best choice that keeps all budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import onnx_ir as ir
+
+from edgeopt import latency, memory, shapes
+from edgeopt.calibration import Dataset
+from edgeopt.errors import CheckError, ModelError
+from edgeopt.evaluation import Comparison, agreement_json, compare
+from edgeopt.files import Loaded
+from edgeopt.graph import Array
+from edgeopt.latency import Latency, Ratio
+from edgeopt.levers import WHOLE_MODEL, Budget, Lever, Solution, solve
+from edgeopt.memory import Memory
+from edgeopt.oracle import Oracle
+from edgeopt.quant import Scheme
+from edgeopt.quantizer import Quantized, quantize
+from edgeopt.report import measured_part, passes_part, ratios_part, saved_bytes, size_part
+from edgeopt.runtime import Session
+from edgeopt.simplifier import Simplified, simplify
+
+ORIGINAL, FLOAT, INT8 = "original", "float", "int8"
+_ORACLE_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work an effort level does.
+
+    Attributes:
+        calibration_samples: At most so many; None for all.
+        measure_s: Seconds of timed runs per comparison.
+        confirm: Whether the winner is timed once more in fresh sessions.
+    """
+
+    calibration_samples: int | None
+    measure_s: float
+    confirm: bool
+
+
+EFFORTS = {
+    "fast": Effort(64, 1.5, False),
+    "normal": Effort(512, 4.0, True),
+    "best": Effort(None, 12.0, True),
+}
+
+
+@dataclass
+class Candidate:
+    """A model that could be shipped, and what is known of it."""
+
+    choice: str
+    model: ir.Model
+    latency: Latency | None = None
+    speedup: Ratio | None = None
+    memory: Memory | None = None
+    comparison: Comparison | None = None
+    file_bytes: int = 0
+
+
+@dataclass
+class Outcome:
+    """What ``optimize`` found: the candidate to ship, and the report's parts."""
+
+    shipped: Candidate
+    solution: Solution
+    parts: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+class Optimizer:
+    """One run of ``optimize``, step by step.
+
+    Args:
+        loaded: The model as it came in, dynamic dims fixed if asked.
+        calib: Calibration data.
+        evaluation: Data to score or compare on; may be the calibration data.
+        scheme: Operand types of the target's integer kernels; None if it has none.
+        budget: All budgets; its error is ``--max-drop``.
+        effort: How much work to do.
+        keep_float: Node names or operator types that stay float.
+        threads: For onnxruntime.
+        seed: Of random inputs.
+        choice: A decision to replay instead of measuring.
+        finish: Puts the metadata into a model that is about to be shipped.
+        save: Called with each model that is safe to ship, better ones later.
+        progress: Called with what is being done.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        calib: Dataset,
+        evaluation: Dataset,
+        scheme: Scheme | None,
+        budget: Budget,
+        effort: Effort,
+        *,
+        keep_float: frozenset[str] = frozenset(),
+        threads: int = 1,
+        seed: int = 0,
+        choice: str | None = None,
+        finish: Callable[[ir.Model, str], ir.Model],
+        save: Callable[[ir.Model], None],
+        progress: Callable[[str], None],
+    ) -> None:
+        self._loaded, self._calib, self._evaluation = loaded, calib, evaluation
+        self._scheme, self._budget, self._effort = scheme, budget, effort
+        self._keep_float, self._threads, self._seed = keep_float, threads, seed
+        self._choice, self._finish, self._save, self._progress = choice, finish, save, progress
+        self._warnings: list[str] = []
+        self._slower_again: set[str] = set()
+
+    def run(self) -> Outcome:
+        """Do all of it.
+
+        Raises:
+            ModelError: onnxruntime does not run the model on the data.
+            DataError: the data cannot be used.
+        """
+        first = [s.inputs for s in islice(self._calib, _ORACLE_SAMPLES)]
+        self._progress("trying the model in a process of its own")
+        original = Candidate(ORIGINAL, self._loaded.model)
+        original.memory = self._memory(original, first[0])  # also the probe: a crash ends that process, not this one
+        oracle = Oracle(self._loaded.model, first, seed=self._seed)
+        simplified, exact = self._simplified(oracle)
+        candidates = [exact, original]
+        quantized = self._quantized(simplified, oracle)
+        if quantized is not None and not quantized.nothing_to_do:
+            candidates.append(Candidate(INT8, self._finish(quantized.model, INT8)))
+        for candidate in candidates:
+            candidate.file_bytes = saved_bytes(candidate.model)
+        original.file_bytes = self._loaded.file_bytes
+        self._judge(original, candidates)
+        self._time(candidates, original, first[0])
+        solution = self._choose(candidates, original, first[0])
+        shipped = next(c for c in candidates if c.choice == solution.levers[0].choice)
+        return Outcome(shipped, solution, self._parts(candidates, shipped, simplified, quantized), self._warnings)
+
+    def _simplified(self, oracle: Oracle) -> tuple[Simplified, Candidate]:
+        result = simplify(
+            self._loaded.model,
+            oracle,
+            checker_clean=self._loaded.checker_error is None,
+            progress=lambda name: self._progress(f"pass {name}"),
+        )
+        self._warnings += result.warnings
+        exact = result.model.clone()
+        shapes.forget_inferred(exact, shapes.stated(self._loaded.model))
+        exact = self._finish(exact, FLOAT)
+        self._save(exact)  # from here on, stopping leaves a valid model behind
+        return result, Candidate(FLOAT, exact)
+
+    def _quantized(self, simplified: Simplified, oracle: Oracle) -> Quantized | None:
+        if self._scheme is None or self._choice in (ORIGINAL, FLOAT):
+            return None
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            self._progress(f"calibrating, sample {done}")
+
+        samples = islice(self._calib, self._effort.calibration_samples)
+        try:
+            result = quantize(
+                simplified.model,
+                samples,
+                self._scheme,
+                oracle,
+                keep_float=self._keep_float,
+                threads=self._threads,
+                progress=advance,
+            )
+        except (CheckError, ModelError) as error:
+            self._warnings.append(f"no int8: {error.message}")
+            return None
+        self._warnings += result.warnings
+        known = shapes.stated(self._loaded.model)
+        shapes.forget_inferred(result.model, known)
+        return result
+
+    def _judge(self, original: Candidate, candidates: list[Candidate]) -> None:
+        """Score each candidate beside the original."""
+        reference = Session(original.model, threads=self._threads)
+        for candidate in candidates:
+            if candidate is original:
+                continue
+            self._progress(f"comparing {candidate.choice} with the original")
+            candidate.comparison = compare(reference, Session(candidate.model, threads=self._threads), self._evaluation)
+        if self._evaluation.metric is None and candidates[0].comparison is not None:
+            if candidates[0].comparison.drop() is None:
+                self._warnings.append(
+                    "no score was given: the loss is judged by SQNR (at least 40 dB), which is no proxy for a "
+                    "detector's mAP; give --eval with labels and a metric"
+                )
+            else:
+                self._warnings.append(
+                    "no labels were given: the drop is the one expected from the original's own probabilities"
+                )
+
+    def _time(self, candidates: list[Candidate], original: Candidate, feed: Mapping[str, Array]) -> None:
+        self._progress("measuring latency")
+        sessions = {c.choice: Session(c.model, threads=self._threads) for c in candidates}
+        found = latency.measure(sessions, feed, budget_s=self._effort.measure_s, rng_seed=self._seed)
+        for candidate in candidates:
+            candidate.latency = found[candidate.choice]
+            candidate.speedup = latency.ratio(found[ORIGINAL].samples_ms, found[candidate.choice].samples_ms)
+            if candidate is not original:
+                self._progress(f"measuring memory of {candidate.choice}")
+                candidate.memory = self._memory(candidate, feed)
+
+    def _memory(self, candidate: Candidate, feed: Mapping[str, Array]) -> Memory:
+        return memory.measure(candidate.model, feed, threads=self._threads)
+
+    def _choose(self, candidates: list[Candidate], original: Candidate, feed: Mapping[str, Array]) -> Solution:
+        """Solve; a winner that turns out slower in fresh sessions is dropped, and the rest solved again."""
+        if self._choice is not None:
+            kept = [c for c in candidates if c.choice == self._choice]
+            if kept:
+                return solve([self._lever(kept[0], original)], Budget(float("inf")))
+            self._warnings.append(f"the recipe's choice {self._choice!r} cannot be made for this model; decided anew")
+        left = list(candidates)
+        while True:
+            solution = solve([self._lever(c, original) for c in left], self._budget)
+            winner = next(c for c in left if c.choice == solution.levers[0].choice)
+            if winner is original or not self._effort.confirm or self._keeps_pace(winner, original, feed):
+                return solution
+            left.remove(winner)
+
+    def _keeps_pace(self, winner: Candidate, original: Candidate, feed: Mapping[str, Array]) -> bool:
+        self._progress(f"confirming that {winner.choice} pays")
+        sessions = {c.choice: Session(c.model, threads=self._threads) for c in (winner, original)}
+        found = latency.measure(sessions, feed, budget_s=self._effort.measure_s, rng_seed=self._seed + 1)
+        again = latency.ratio(found[ORIGINAL].samples_ms, found[winner.choice].samples_ms)
+        if again.slower:
+            self._slower_again.add(winner.choice)
+            self._warnings.append(
+                f"{winner.choice} was {again.median:.2f} times as fast as the original when measured again: not shipped"
+            )
+        return not again.slower
+
+    def _lever(self, candidate: Candidate, original: Candidate) -> Lever:
+        """Prices; latencies that cannot be told from the original's count as equal to it."""
+        if candidate.speedup is None or original.latency is None:  # not timed: the prices are those of the original
+            speedup, base_ms = 1.0, 0.0
+        else:
+            told_apart = candidate.speedup.faster or candidate.speedup.slower
+            speedup, base_ms = candidate.speedup.median if told_apart else 1.0, original.latency.median_ms
+        time_ms = base_ms / speedup
+        peak = candidate.memory.runtime_peak_bytes if candidate.memory is not None else None
+        return Lever(
+            WHOLE_MODEL,
+            candidate.choice,
+            time_ms,
+            self._error(candidate),
+            peak or 0,
+            candidate.file_bytes,
+            (FLOAT, ORIGINAL, INT8).index(candidate.choice),
+        )
+
+    def _error(self, candidate: Candidate) -> float:
+        """0 for exact choices; else the drop, or infinity where SQNR says that it is unsafe."""
+        if candidate.choice != INT8 or candidate.comparison is None:
+            return 0.0
+        if not candidate.comparison.safe(self._budget.error):
+            return float("inf")
+        return max(0.0, candidate.comparison.drop() or 0.0)
+
+    def _parts(
+        self,
+        candidates: list[Candidate],
+        shipped: Candidate,
+        simplified: Simplified,
+        quantized: Quantized | None,
+    ) -> dict[str, Any]:
+        original = next(c for c in candidates if c.choice == ORIGINAL)
+        baseline = next(c.comparison.first for c in candidates if c.comparison is not None)
+        before = size_part(original.model, original.file_bytes)
+        before |= measured_part(original.latency, original.memory, baseline)
+        after = size_part(shipped.model, shipped.file_bytes)
+        score = shipped.comparison.second if shipped.comparison is not None else baseline
+        after |= measured_part(shipped.latency, shipped.memory, score)
+        parts: dict[str, Any] = {"before": before, "after": after}
+        if shipped.comparison is not None:
+            parts["agreement"] = agreement_json(shipped.comparison.agreement)
+        parts["passes"] = passes_part(simplified.passes)
+        if quantized is not None and shipped.choice == INT8:
+            parts["int8"] = quantized.int8
+        speedup = shipped.speedup.median if shipped.speedup is not None else None
+        parts["ratios"] = ratios_part(before, after, speedup)
+        parts["candidates"] = [self._candidate_part(c, original, shipped) for c in candidates]
+        return parts
+
+    def _candidate_part(self, candidate: Candidate, original: Candidate, shipped: Candidate) -> dict[str, Any]:
+        """One line of the comparison of choices, with the reason why it was or was not shipped."""
+        lever = self._lever(candidate, original)
+        entry: dict[str, Any] = {
+            "choice": candidate.choice,
+            "shipped": candidate is shipped,
+            "file_bytes": candidate.file_bytes,
+            "reason": self._reason(candidate, lever, shipped),
+        }
+        if candidate.latency is not None and candidate.speedup is not None:
+            entry["latency_ms"] = candidate.latency.as_json()
+            entry["speedup"] = round(candidate.speedup.median, 4)
+            entry["speedup_interval_90"] = [round(v, 4) for v in candidate.speedup.interval_90]
+        if candidate.comparison is not None:
+            entry["agreement"] = agreement_json(candidate.comparison.agreement)
+            if (drop := candidate.comparison.drop()) is not None:
+                entry["drop"] = drop
+            if candidate.comparison.second is not None:
+                entry["score"] = candidate.comparison.second.as_json()
+        return entry
+
+    def _reason(self, candidate: Candidate, lever: Lever, shipped: Candidate) -> str:
+        if candidate is shipped:
+            return (
+                "replayed from the recipe" if self._choice == candidate.choice else "the fastest that keeps all budgets"
+            )
+        if candidate.choice in self._slower_again:
+            return "slower than the original when measured again"
+        if lever.error > self._budget.error:
+            drop = candidate.comparison.drop() if candidate.comparison is not None else None
+            if drop is None:
+                return "its outputs are too far from the original's (SQNR below 40 dB), and there is no score"
+            return f"it loses {drop:.4g}, more than --max-drop {self._budget.error:g}"
+        if candidate.speedup is not None and candidate.speedup.slower:
+            return "slower than the original"
+        if candidate.speedup is not None and not candidate.speedup.faster:
+            return "not faster than the original beyond noise"
+        return "another choice serves the budgets better"

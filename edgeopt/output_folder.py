@@ -1,0 +1,69 @@
+"""The folder that ``optimize`` writes: model.onnx, report.json, recipe.toml, each atomically.
+
+Whenever the run is stopped, the folder holds a valid model or none: the model is replaced as a whole, and what
+belongs to an earlier model is removed before.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeopt import files
+from edgeopt.errors import OutputError
+from edgeopt.result import Result
+
+MODEL, REPORT, RECIPE = "model.onnx", "report.json", "recipe.toml"
+
+
+class OutputFolder:
+    """Writes the results of one run.
+
+    Args:
+        path: The folder; made when the run begins, its parents must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._source: Path | None = None
+
+    def check(self, source: Path | None) -> None:
+        """Refuse early what could not be written.
+
+        Raises:
+            OutputError: a parent is missing, the path is a file, or the model in it is the input.
+        """
+        self._source = source
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError("is a file, expected a folder", where=str(self.path))
+        if self.path.is_dir():
+            files.check_output(self.path / MODEL, inputs=[source])
+        else:
+            files.check_output(self.path)
+
+    def begin(self) -> None:
+        """Make the folder, and drop reports of an earlier model.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(exist_ok=True)
+            for name in (REPORT, RECIPE):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot be written: {error.strerror}", where=str(self.path)) from error
+
+    def save_model(self, model: ir.Model) -> None:
+        """Put a model that is safe to ship in place."""
+        files.save(model, self.path / MODEL, inputs=[self._source])
+
+    def finish(self, result: Result) -> None:
+        """Write the model that was chosen, the report and the recipe."""
+        result.save(self.path / MODEL)
+        report = json.dumps(result.report, indent=1, allow_nan=False) + "\n"
+        files.write_atomically(self.path / REPORT, report.encode())
+        if result.recipe is not None:
+            files.write_atomically(self.path / RECIPE, result.recipe.to_toml().encode())

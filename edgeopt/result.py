@@ -1,0 +1,81 @@
+"""What a verb that rewrites returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from edgeopt import files
+from edgeopt.files import Loaded
+from edgeopt.recipe import Recipe
+
+
+@dataclass
+class Result:
+    """What a verb that rewrites returns.
+
+    Attributes:
+        model: The rewritten model; for a model that the IR cannot carry, the densified view of the original.
+        report: What ``--json`` prints.
+        exit_code: 0, or 3 when a budget could not be met.
+        recipe: The recipe that replays this run (``optimize`` only).
+    """
+
+    model: ir.Model
+    report: dict[str, Any]
+    exit_code: int = 0
+    recipe: Recipe | None = None
+    _loaded: Loaded | None = field(default=None, repr=False)
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The model as a protobuf message, made when first asked for."""
+        if self._loaded is not None and self._loaded.original is not None:
+            return onnx.load_from_string(self._loaded.original)
+        return ir.to_proto(self.model)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model atomically.
+
+        Raises:
+            OutputError: it cannot be written, or is the input file.
+        """
+        source = self._loaded.path if self._loaded is not None else None
+        if self._loaded is not None and self._loaded.original is not None:
+            files.check_output(Path(path), inputs=[source])
+            files.write_atomically(Path(path), self._loaded.original)
+        else:
+            files.save(self.model, Path(path), inputs=[source])
+
+
+@dataclass
+class Exported:
+    """What ``export`` returns.
+
+    Attributes:
+        model: The model in ONNX terms.
+        data: The bytes of an ``.ort`` file; None for ONNX.
+        report: What ``--json`` prints.
+    """
+
+    model: ir.Model
+    data: bytes | None
+    report: dict[str, Any]
+    _source: Path | None = field(default=None, repr=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the export atomically.
+
+        Raises:
+            OutputError: it cannot be written, or is the input file.
+        """
+        if self.data is None:
+            files.save(self.model, Path(path), inputs=[self._source])
+        else:
+            files.check_output(Path(path), inputs=[self._source])
+            files.write_atomically(Path(path), self.data)

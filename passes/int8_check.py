@@ -1,0 +1,194 @@
+"""The oracle of the int8 pass: the quantized model is the original, but for quantization.
+
+1. Stored weights, biases and constants, dequantized by their own DQ, lie within half a step of the original's
+   (a step more where a weight saturates); this catches wrong axes, scales and zero points
+2. Activation scales cover the calibrated range within one step
+3. With every Q/DQ pair taken out and the original's constants put back, the model is the original again, within
+   the bound of exact rewrites
+4. With onnxruntime's integer kernels, outputs stay close to those with its optimizations off: the difference is
+   no larger than that of the quantization itself, or at most one step of 8 bits. Kernels that compute garbage
+   (weights per channel on the wrong axis) are caught here
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt.errors import ModelError
+from edgeopt.graph import Array, attribute, constant, is_op
+from edgeopt.oracle import Oracle
+from edgeopt.parity import Agreement
+from edgeopt.passes.int8_plan import Plan
+from edgeopt.quant import Parameters, Ranges, dequantize
+from edgeopt.runtime import Level, Session
+
+_STEP_SHARE = 1 / 255  # one step of an 8-bit output, as a share of its range
+
+
+def check(
+    original: ir.Model,
+    quantized: ir.Model,
+    plan: Plan,
+    ranges: Ranges,
+    samples: Sequence[Mapping[str, Array]],
+    oracle: Oracle,
+) -> str | None:
+    """Why the quantized model cannot be trusted, or None.
+
+    Args:
+        original: The float model that was quantized (after simplification).
+        quantized: The result.
+        plan: What was to be quantized.
+        ranges: The calibrated ranges.
+        samples: A few inputs.
+        oracle: Of the model as it came in; lends its feeds and noise.
+    """
+    return (
+        _constants_problem(original, quantized)
+        or _ranges_problem(quantized, plan, ranges)
+        or oracle.disagreement(stripped(original, quantized))[0]
+        or _kernel_problem(original, quantized, samples)
+    )
+
+
+def _parameters(node: ir.Node) -> Parameters | None:
+    scale = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    return None if scale is None or zero is None else Parameters(scale, zero)
+
+
+def _constants_problem(original: ir.Model, quantized: ir.Model) -> str | None:
+    """Case 1, by position: node names and operand places are those of the original."""
+    sources = {n.name: n for n in original.graph}
+    for node in quantized.graph:
+        source = sources.get(node.name)
+        if source is None or is_op(node, "QuantizeLinear", "DequantizeLinear"):
+            continue
+        for index, value in enumerate(node.inputs):
+            dq = value.producer() if value is not None else None
+            wanted = constant(source.inputs[index]) if index < len(source.inputs) else None
+            if dq is None or not is_op(dq, "DequantizeLinear") or wanted is None:
+                continue
+            stored, parameters = constant(dq.inputs[0]), _parameters(dq)
+            if stored is None or parameters is None:
+                continue
+            axis = attribute(dq, "axis", 1) if parameters.scale.ndim else None
+            found = dequantize(stored, parameters, axis)
+            if found.shape != wanted.shape:
+                return f"constant {index} of node {node.name!r} has shape {found.shape}, was {wanted.shape}"
+            step = _step(parameters, found.ndim, axis)
+            rounding = np.abs(wanted.astype(np.float64)) * 1e-6  # an int32 bias has more digits than a float32
+            if bool((np.abs(found - wanted) > 0.501 * step + rounding).any()):
+                return f"constant {index} of node {node.name!r} is more than half a step away from the original"
+    return None
+
+
+def _step(parameters: Parameters, rank: int, axis: int | None) -> Array:
+    shape = [1] * rank
+    if axis is not None:
+        shape[axis] = -1
+    return np.asarray(parameters.scale, dtype=np.float64).reshape(shape)
+
+
+def _ranges_problem(quantized: ir.Model, plan: Plan, ranges: Ranges) -> str | None:
+    """Case 2."""
+    for node in quantized.graph:
+        source = node.inputs[0].name if is_op(node, "QuantizeLinear") and node.inputs[0] is not None else None
+        parameters = _parameters(node) if source is not None else None
+        if source is None or parameters is None or source.removesuffix("/float") not in plan.tensors:
+            continue
+        low, high = ranges[plan.root(source.removesuffix("/float"))]
+        info = np.iinfo(parameters.zero_point.dtype)
+        scale, zero = float(parameters.scale), int(parameters.zero_point)
+        least, most = (int(info.min) - zero) * scale, (int(info.max) - zero) * scale
+        if (
+            low < least - scale
+            or high > most + scale
+            or (most - least) > 2.1 * max(high - low, high, -low, 300 * scale)
+        ):
+            return f"tensor {source!r} covers {least:.4g} to {most:.4g}, calibrated were {low:.4g} to {high:.4g}"
+    return None
+
+
+def stripped(original: ir.Model, quantized: ir.Model) -> ir.Model:
+    """Case 3: the quantized model without its Q/DQ pairs, with the original's constants."""
+    model = quantized.clone()
+    sources = {n.name: n for n in original.graph}
+    own = {n.name for n in original.graph}
+    floats: dict[str, ir.Value] = {}
+    for node in list(model.graph):
+        if node.name in own:
+            _restore_constants(node, sources[node.name], model.graph, floats)
+    for node in list(model.graph):
+        if not is_op(node, "DequantizeLinear") or node.name in own:
+            continue
+        q = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if q is None or q.inputs[0] is None:
+            continue
+        output, source = node.outputs[0], q.inputs[0]
+        if output.is_graph_output():
+            source.name, output.name = output.name, f"{output.name}/dequantized"
+            source.type, source.shape = output.type, output.shape
+        output.replace_all_uses_with(source, replace_graph_outputs=True)
+    for node in reversed(list(model.graph)):
+        unused = not any(o.uses() or o.is_graph_output() for o in node.outputs)
+        if unused and node.name not in own:
+            model.graph.remove(node, safe=True)
+    return model
+
+
+def _restore_constants(node: ir.Node, source: ir.Node, graph: ir.Graph, floats: dict[str, ir.Value]) -> None:
+    for index, value in enumerate(node.inputs):
+        dq = value.producer() if value is not None else None
+        if dq is None or not is_op(dq, "DequantizeLinear") or index >= len(source.inputs):
+            continue
+        wanted, before = constant(source.inputs[index]), source.inputs[index]
+        if wanted is None or before is None or before is value:
+            continue
+        name = before.name or ""
+        if name not in floats:
+            tensor = ir.tensor(wanted)
+            fresh = ir.Value(
+                name=f"{name}/original",
+                const_value=tensor,
+                type=ir.TensorType(tensor.dtype),
+                shape=ir.Shape(wanted.shape),
+            )
+            graph.register_initializer(fresh)
+            floats[name] = fresh
+        node.replace_input_with(index, floats[name])
+
+
+def _kernel_problem(original: ir.Model, quantized: ir.Model, samples: Sequence[Mapping[str, Array]]) -> str | None:
+    """Case 4."""
+    try:
+        reference, exact, integer = Session(original), Session(quantized, Level.NONE), Session(quantized)
+        by_kernels, by_quantization = Agreement(), Agreement()
+        scale: dict[str, float] = {}
+        for sample in samples:
+            wanted, slow, fast = reference.run(sample), exact.run(sample), integer.run(sample)
+            by_quantization.add(wanted, slow)
+            by_kernels.add(slow, fast)
+            for name, array in slow.items():
+                if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size:
+                    scale[name] = max(scale.get(name, 0.0), float(np.ptp(array)))
+    except ModelError as error:
+        return error.message
+    for name, found in by_kernels.outputs.items():
+        allowed = max(
+            _power(by_quantization.outputs[name].noise), found.signal * 1e-4, (scale.get(name, 0.0) * _STEP_SHARE) ** 2
+        )
+        if found.noise > allowed and found.max_abs_error > scale.get(name, 0.0) * _STEP_SHARE:
+            return (
+                f"output {name!r}: onnxruntime's integer kernels are {found.sqnr_db:.1f} dB away from the same model "
+                f"without them, quantization itself {by_quantization.outputs[name].sqnr_db:.1f} dB from float"
+            )
+    return None
+
+
+def _power(noise: float) -> float:
+    return noise if math.isfinite(noise) else 0.0
