@@ -7,6 +7,7 @@ Exit codes: 0 done · 1 internal error · 2 bad usage or bad input · 3 done, bu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ import shtab
 
 from edgeopt import api, files
 from edgeopt.cli_options import COMMANDS, add_options
-from edgeopt.errors import EdgeoptError, UsageError
+from edgeopt.errors import EdgeoptError, OutputError, UsageError
 from edgeopt.report import SCHEMA, version
 from edgeopt.terminal import Status, print_report
 
@@ -33,12 +34,14 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    result = _Parser(prog="edgeopt", description="Make a trained ONNX model smaller and faster, with proof.")
+    result = _Parser(
+        prog="edgeopt", description="Make a trained ONNX model smaller and faster, with proof.", allow_abbrev=False
+    )
     result.add_argument("--version", action="version", version=f"edgeopt {version()}")
     shtab.add_argument_to(result, "--print-completion", help="print a completion script for this shell")
     commands = result.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         add_options(name, sub)
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout, the rest on stderr")
         sub.add_argument("--quiet", action="store_true", help="print errors only")
@@ -65,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except MemoryError as error:
         return _fail(UsageError(f"memory ran out: {error}", hint="use a smaller model or input"), 2, as_json, verbose)
+    except OSError as error:  # no space, no temporary folder, too many open files: the machine's state, no bug
+        text = f"the system refused: {error.strerror or error}"
+        where = str(error.filename) if error.filename else None
+        return _fail(OutputError(text, where=where, hint="--verbose shows where"), 2, as_json, verbose)
     except Exception as error:  # noqa: BLE001 -- the last line of defence: a bug is reported as one
         return _fail(error, 1, as_json, verbose)
 
@@ -82,7 +89,9 @@ def _fail(error: Exception, code: int, as_json: bool, verbose: bool) -> int:
         body: dict[str, Any] = {"type": type(error).__name__, "message": str(error), "exit_code": code}
         if isinstance(error, EdgeoptError):
             body |= {"message": error.message, "where": error.where, "hint": error.hint}
-        print(json.dumps({"schema": SCHEMA, "error": {k: v for k, v in body.items() if v is not None}}))
+        with contextlib.suppress(OSError):  # stdout itself may be what failed
+            text = json.dumps({"schema": SCHEMA, "error": {k: v for k, v in body.items() if v is not None}})
+            print(text, flush=True)
     return code
 
 
@@ -100,11 +109,9 @@ def _run(arguments: dict[str, Any]) -> int:
     verb: Callable[..., Any] = getattr(api, command)
     positional = [arguments.pop(k) for k in ("model", "source", "a", "b") if k in arguments]
     with Status(enabled=not quiet and not as_json) as status:
-        result = (
-            verb(*positional, **arguments, progress=status.update)
-            if command != "inspect"
-            else verb(*positional, **arguments)
-        )
+        if command != "inspect":  # too quick to tell of progress
+            arguments["progress"] = status.update
+        result = verb(*positional, **arguments)
         if output is not None and command not in ("optimize", "demo"):
             result.save(output)
     report = result if isinstance(result, dict) else result.report
@@ -112,6 +119,7 @@ def _run(arguments: dict[str, Any]) -> int:
         print(json.dumps(report, indent=1, allow_nan=False))
     elif not quiet:
         print_report(command, report, output=output, verbose=verbose)
+    sys.stdout.flush()  # here and not at exit, where nothing could be said of a full disk or a closed pipe
     return int(getattr(result, "exit_code", 0))
 
 

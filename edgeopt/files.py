@@ -25,7 +25,7 @@ import onnx_ir.passes.common as ir_passes
 
 from edgeopt.errors import ModelError, OutputError, UsageError
 from edgeopt.graph import Names, graphs, stored_tensors
-from edgeopt.protos import check_tensors, densify, external_locations, lost_in_ir
+from edgeopt.protos import all_graphs, check_tensors, densify, external_locations, lost_in_ir
 from edgeopt.runtime import INLINE_LIMIT_BYTES, external_folder, inline_bytes
 
 METADATA_KEY = "edgeopt"
@@ -52,6 +52,7 @@ class Loaded:
         checker_error: The ONNX checker's complaint about the model as given, or None if it passed.
         untouchable: Why the IR cannot carry all of it; rewriting verbs then return ``original``.
         original: The bytes as given, kept only for an untouchable model.
+        as_given: Whether ``model`` is what was read; False once dims were fixed.
     """
 
     model: ir.Model
@@ -62,6 +63,22 @@ class Loaded:
     checker_error: str | None = None
     untouchable: str | None = None
     original: bytes | None = field(default=None, repr=False)
+    as_given: bool = True
+
+    def verbatim(self) -> bytes | None:
+        """The model file's bytes, for a result that changes nothing; None if the file alone is not the model.
+
+        That is so when dims were fixed, when weights lie in other files, or when the file has changed since.
+        """
+        if self.original is not None:
+            return self.original
+        if not self.as_given or self.path is None:
+            return None
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            return None
+        return data if len(data) == self.file_bytes and hashlib.sha256(data).hexdigest() == self.sha256 else None
 
 
 def load(source: Any) -> Loaded:
@@ -312,9 +329,21 @@ def serialize(model: ir.Model) -> bytes:
     return _message_bytes(model)
 
 
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as a message, without the types that onnx_ir repeats for initializers: they state their own."""
+    proto = ir.to_proto(model)
+    for graph in all_graphs(proto.graph):
+        stored = {t.name for t in graph.initializer}
+        kept = [v for v in graph.value_info if v.name not in stored]
+        if len(kept) != len(graph.value_info):
+            del graph.value_info[:]
+            graph.value_info.extend(kept)
+    return proto
+
+
 def _message_bytes(model: onnx.ModelProto | ir.Model) -> bytes:
     try:
-        proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+        proto = to_proto(model) if isinstance(model, ir.Model) else model
         return proto.SerializeToString(deterministic=True)
     except Exception as error:  # the serializer's errors have no common base
         raise ModelError(

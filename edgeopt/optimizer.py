@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from edgeopt.latency import Latency, Ratio
 from edgeopt.levers import WHOLE_MODEL, Budget, Lever, Solution, solve
 from edgeopt.memory import Memory
 from edgeopt.oracle import Oracle
+from edgeopt.progress import Progress, counting
 from edgeopt.quant import Scheme
 from edgeopt.quantizer import Quantized, quantize
 from edgeopt.report import measured_part, passes_part, ratios_part, saved_bytes, size_part
@@ -108,7 +109,7 @@ class Optimizer:
         choice: str | None = None,
         finish: Callable[[ir.Model, str], ir.Model],
         save: Callable[[ir.Model], None],
-        progress: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         self._loaded, self._calib, self._evaluation = loaded, calib, evaluation
         self._scheme, self._budget, self._effort = scheme, budget, effort
@@ -130,7 +131,7 @@ class Optimizer:
         original.memory = self._memory(original, first[0])  # also the probe: a crash ends that process, not this one
         oracle = Oracle(self._loaded.model, first, seed=self._seed)
         simplified, exact = self._simplified(oracle)
-        candidates = [exact, original]
+        candidates = [exact, original] if any(p.changed for p in simplified.passes) else [original]
         quantized = self._quantized(simplified, oracle)
         if quantized is not None and not quantized.nothing_to_do:
             candidates.append(Candidate(INT8, self._finish(quantized.model, INT8)))
@@ -148,7 +149,7 @@ class Optimizer:
             self._loaded.model,
             oracle,
             checker_clean=self._loaded.checker_error is None,
-            progress=lambda name: self._progress(f"pass {name}"),
+            progress=self._progress,
         )
         self._warnings += result.warnings
         exact = result.model.clone()
@@ -160,14 +161,9 @@ class Optimizer:
     def _quantized(self, simplified: Simplified, oracle: Oracle) -> Quantized | None:
         if self._scheme is None or self._choice in (ORIGINAL, FLOAT):
             return None
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            self._progress(f"calibrating, sample {done}")
-
-        samples = islice(self._calib, self._effort.calibration_samples)
+        limit = self._effort.calibration_samples
+        total = len(self._calib) if limit is None else min(limit, len(self._calib))
+        samples = islice(self._calib, limit)
         try:
             result = quantize(
                 simplified.model,
@@ -176,7 +172,7 @@ class Optimizer:
                 oracle,
                 keep_float=self._keep_float,
                 threads=self._threads,
-                progress=advance,
+                progress=counting(self._progress, "calibrating", total),
             )
         except (CheckError, ModelError) as error:
             self._warnings.append(f"no int8: {error.message}")
@@ -189,13 +185,13 @@ class Optimizer:
     def _judge(self, original: Candidate, candidates: list[Candidate]) -> None:
         """Score each candidate beside the original."""
         reference = Session(original.model, threads=self._threads)
-        for candidate in candidates:
-            if candidate is original:
-                continue
-            self._progress(f"comparing {candidate.choice} with the original")
-            candidate.comparison = compare(reference, Session(candidate.model, threads=self._threads), self._evaluation)
-        if self._evaluation.metric is None and candidates[0].comparison is not None:
-            if candidates[0].comparison.drop() is None:
+        for candidate in [c for c in candidates if c is not original] or [original]:
+            advance = counting(self._progress, f"comparing {candidate.choice}", len(self._evaluation))
+            session = Session(candidate.model, threads=self._threads)
+            candidate.comparison = compare(reference, session, self._evaluation, advance)
+        judged = next(c.comparison for c in candidates if c.comparison is not None)
+        if self._evaluation.metric is None and len(candidates) > 1:
+            if judged.drop() is None:
                 self._warnings.append(
                     "no score was given: the loss is judged by SQNR (at least 40 dB), which is no proxy for a "
                     "detector's mAP; give --eval with labels and a metric"
@@ -220,19 +216,23 @@ class Optimizer:
         return memory.measure(candidate.model, feed, threads=self._threads)
 
     def _choose(self, candidates: list[Candidate], original: Candidate, feed: Mapping[str, Array]) -> Solution:
-        """Solve; a winner that turns out slower in fresh sessions is dropped, and the rest solved again."""
+        """Solve; a winner that turns out slower in fresh sessions gets that price, and all is solved again.
+
+        It may win all the same, where only its size keeps a budget.
+        """
         if self._choice is not None:
             kept = [c for c in candidates if c.choice == self._choice]
             if kept:
-                return solve([self._lever(kept[0], original)], Budget(float("inf")))
+                return solve([self._lever(kept[0], original)], replace(self._budget, error=float("inf")))
             self._warnings.append(f"the recipe's choice {self._choice!r} cannot be made for this model; decided anew")
-        left = list(candidates)
         while True:
-            solution = solve([self._lever(c, original) for c in left], self._budget)
-            winner = next(c for c in left if c.choice == solution.levers[0].choice)
-            if winner is original or not self._effort.confirm or self._keeps_pace(winner, original, feed):
+            solution = solve([self._lever(c, original) for c in candidates], self._budget)
+            winner = next(c for c in candidates if c.choice == solution.levers[0].choice)
+            known_slower = winner.speedup is not None and winner.speedup.slower
+            if winner is original or not self._effort.confirm or known_slower:
                 return solution
-            left.remove(winner)
+            if self._keeps_pace(winner, original, feed):
+                return solution
 
     def _keeps_pace(self, winner: Candidate, original: Candidate, feed: Mapping[str, Array]) -> bool:
         self._progress(f"confirming that {winner.choice} pays")
@@ -241,8 +241,9 @@ class Optimizer:
         again = latency.ratio(found[ORIGINAL].samples_ms, found[winner.choice].samples_ms)
         if again.slower:
             self._slower_again.add(winner.choice)
+            winner.speedup = again
             self._warnings.append(
-                f"{winner.choice} was {again.median:.2f} times as fast as the original when measured again: not shipped"
+                f"{winner.choice} was only {again.median:.2f} times as fast as the original when measured again"
             )
         return not again.slower
 
@@ -271,7 +272,8 @@ class Optimizer:
             return 0.0
         if not candidate.comparison.safe(self._budget.error):
             return float("inf")
-        return max(0.0, candidate.comparison.drop() or 0.0)
+        drop = max(0.0, candidate.comparison.drop() or 0.0)
+        return min(drop, self._budget.error)  # what is safe but for rounding must not fail by it
 
     def _parts(
         self,

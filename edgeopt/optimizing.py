@@ -20,10 +20,10 @@ from edgeopt.graph import input_specs
 from edgeopt.levers import Budget
 from edgeopt.optimizer import EFFORTS, ORIGINAL, Optimizer, Outcome
 from edgeopt.output_folder import OutputFolder
+from edgeopt.progress import Progress, silent
 from edgeopt.recipe import Recipe
 from edgeopt.report import device_part, head
 from edgeopt.request import (
-    Progress,
     Shapes,
     check_budgets,
     check_effort,
@@ -34,7 +34,6 @@ from edgeopt.request import (
     open_model,
     scheme_of,
     shape_texts,
-    silent,
     untouched,
 )
 from edgeopt.result import Result
@@ -184,7 +183,9 @@ def _optimized(loaded: Loaded, outcome: Outcome, asked: dict[str, Any], data: Da
         "verdict": verdict,
         "warnings": [*data.warnings, *(w for w in judged.warnings if w not in data.warnings), *outcome.warnings],
     }
-    return Result(shipped.model, report, 3 if missed else 0, Recipe(asked, shipped.choice, loaded.sha256), loaded)
+    recipe = Recipe(asked, shipped.choice, loaded.sha256)
+    same = shipped.choice == ORIGINAL
+    return Result(shipped.model, report, 3 if missed else 0, recipe, unchanged=same, _loaded=loaded)
 
 
 def demo(

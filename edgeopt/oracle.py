@@ -55,7 +55,7 @@ class Oracle:
 
     Args:
         original: The model as it came in.
-        samples: A few calibration inputs; random ones are always used too.
+        samples: A few calibration inputs; random ones are used too, if the model runs on them.
         seed: Of the random inputs.
         enabled: False trusts every rewrite (``--no-verify``).
 
@@ -77,13 +77,23 @@ class Oracle:
         if enabled:
             try:
                 self._session = Session(original, Level.NONE)
-                self._feeds = [runnable_feed(self._session, input_specs(original), seed, _TIMEOUT_S), *samples]
+                self._feeds = [*self._random_feed(samples), *samples]
                 self._outputs = [self._session.run(f, timeout_s=_TIMEOUT_S) for f in self._feeds]
                 again = self._session.run(self._feeds[0], timeout_s=_TIMEOUT_S)
                 if any(_distance(self._outputs[0][n], v)[0] > 0 for n, v in again.items()):
                     self.problem = "the original gives other outputs on each run (random operators)"
             except ModelError as error:
                 self.problem = error.message
+
+    def _random_feed(self, samples: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+        """Random inputs; none where the model only runs on real ones, and there are some."""
+        assert self._session is not None  # made just before
+        try:
+            return [runnable_feed(self._session, input_specs(self._original), self.seed, _TIMEOUT_S)]
+        except ModelError:
+            if not samples:
+                raise
+            return []
 
     def disagreement(self, model: ir.Model) -> tuple[str | None, float]:
         """Why the model is not the original, or None; and the largest absolute error seen."""

@@ -21,8 +21,9 @@ from edgeopt.evaluation import output_json
 from edgeopt.feeds import runnable_feed
 from edgeopt.findings import findings
 from edgeopt.graph import input_specs, op_histogram, output_specs
+from edgeopt.progress import Progress, counting, silent
 from edgeopt.report import device_part, head, size_part
-from edgeopt.request import Progress, Shapes, check_threads, host_device, open_model, silent
+from edgeopt.request import Shapes, check_threads, host_device, open_model
 from edgeopt.runtime import Session
 
 _MEASURE_S = 3.0
@@ -137,16 +138,9 @@ def compare(
     if len(specs) != len(others):
         raise UsageError(f"the first model has {len(specs)} inputs, the second {len(others)}", where="compare")
     dataset = open_dataset(data, specs, metric=metric, limit=limit, model=first.model)
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        progress(f"comparing, sample {done}")
-
-    found = compare_sessions(
-        Session(first.model, threads=threads), Session(second.model, threads=threads), dataset, advance
-    )
+    advance = counting(progress, "comparing", len(dataset))
+    sessions = Session(first.model, threads=threads), Session(second.model, threads=threads)
+    found = compare_sessions(*sessions, dataset, advance)
     result: dict[str, Any] = {
         **head(first),
         "other": head(second)["model"],

@@ -22,12 +22,7 @@ from edgeopt.report import head, ratios_part, size_part, version
 from edgeopt.result import Result
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[str]
-Progress = Callable[[str], None]
 RANGES = ("minmax",)
-
-
-def silent(_: str) -> None:
-    """The default progress."""
 
 
 def open_model(model: Any, input_shape: Shapes | None) -> Loaded:
@@ -39,7 +34,7 @@ def open_model(model: Any, input_shape: Shapes | None) -> Loaded:
         wanted = {k: tuple(v) for k, v in input_shape.items()}
     else:
         wanted = dict(shapes.parse_shape(t) for t in input_shape)
-    return replace(loaded, model=shapes.fix_dims(loaded.model.clone(), wanted))
+    return replace(loaded, model=shapes.fix_dims(loaded.model.clone(), wanted), as_given=False)
 
 
 def host_device(name: str | Path) -> Device:
@@ -119,7 +114,7 @@ def untouched(loaded: Loaded) -> Result:
         "verdict": "unchanged",
         "warnings": [warning],
     }
-    return Result(loaded.model, report, 0, None, loaded)
+    return Result(loaded.model, report, unchanged=True, _loaded=loaded)
 
 
 def finisher(loaded: Loaded, verb: str, passes: Sequence[PassReport] = ()) -> Callable[[ir.Model, str], ir.Model]:

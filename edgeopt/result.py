@@ -24,20 +24,23 @@ class Result:
         report: What ``--json`` prints.
         exit_code: 0, or 3 when a budget could not be met.
         recipe: The recipe that replays this run (``optimize`` only).
+        unchanged: Nothing was done to the model: saving writes the bytes that were given, where they are known.
     """
 
     model: ir.Model
     report: dict[str, Any]
     exit_code: int = 0
     recipe: Recipe | None = None
+    unchanged: bool = False
     _loaded: Loaded | None = field(default=None, repr=False)
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
         """The model as a protobuf message, made when first asked for."""
-        if self._loaded is not None and self._loaded.original is not None:
-            return onnx.load_from_string(self._loaded.original)
-        return ir.to_proto(self.model)
+        data = self._verbatim()
+        if data is not None:
+            return onnx.load_from_string(data)
+        return files.to_proto(self.model)
 
     def save(self, path: str | Path) -> None:
         """Write the model atomically.
@@ -46,11 +49,15 @@ class Result:
             OutputError: it cannot be written, or is the input file.
         """
         source = self._loaded.path if self._loaded is not None else None
-        if self._loaded is not None and self._loaded.original is not None:
+        data = self._verbatim()
+        if data is not None:
             files.check_output(Path(path), inputs=[source])
-            files.write_atomically(Path(path), self._loaded.original)
+            files.write_atomically(Path(path), data)
         else:
             files.save(self.model, Path(path), inputs=[source])
+
+    def _verbatim(self) -> bytes | None:
+        return self._loaded.verbatim() if self._loaded is not None and self.unchanged else None
 
 
 @dataclass

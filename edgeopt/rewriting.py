@@ -26,10 +26,10 @@ from edgeopt.latency import Ratio
 from edgeopt.onnxsim_pass import run_onnxsim
 from edgeopt.optimizer import EFFORTS, FLOAT, INT8
 from edgeopt.oracle import Oracle, PassReport
+from edgeopt.progress import Progress, counting, silent
 from edgeopt.quantizer import quantize as quantize_model
 from edgeopt.report import device_part, head, measured_part, passes_part, ratios_part, size_part
 from edgeopt.request import (
-    Progress,
     Shapes,
     check_effort,
     check_range,
@@ -38,7 +38,6 @@ from edgeopt.request import (
     host_device,
     open_model,
     scheme_of,
-    silent,
     untouched,
 )
 from edgeopt.result import Exported, Result
@@ -93,14 +92,17 @@ def simplify(
     passes = foreign + done.passes
     result = done.model.clone()
     shapes.forget_inferred(result, shapes.stated(loaded.model))
-    finisher(loaded, "simplify", passes)(result, FLOAT)
+    changed = any(p.changed for p in passes)
+    if changed:
+        finisher(loaded, "simplify", passes)(result, FLOAT)
     warnings = list(done.warnings)
     if not verify:
         warnings.append("the rewrites were not verified (--no-verify)")
     report = head(loaded)
-    before, after = size_part(loaded.model, loaded.file_bytes), size_part(result)
+    before = size_part(loaded.model, loaded.file_bytes)
+    after = size_part(result) if changed else dict(before)
     speedup = None
-    if target is not None:
+    if target is not None and changed:
         report["device"] = device_part(target.name, threads)
         progress("measuring latency")
         feed = runnable_feed(Session(loaded.model, threads=threads), input_specs(loaded.model), seed)
@@ -110,11 +112,10 @@ def simplify(
             warnings.append(
                 f"the original is kept: simplified it ran {ratio.median:.2f} times as fast on {target.name}"
             )
-            result, after = loaded.model.clone(), dict(before)
+            result, after, changed = loaded.model.clone(), dict(before), False
         else:
             after |= timed_after
             speedup = ratio.median
-    changed = any(p.changed for p in passes)
     report |= {
         "before": before,
         "after": after,
@@ -123,7 +124,7 @@ def simplify(
         "verdict": "ok" if changed else "unchanged",
         "warnings": warnings,
     }
-    return Result(result, report, 0, None, loaded)
+    return Result(result, report, unchanged=not changed, _loaded=loaded)
 
 
 def quantize(
@@ -167,9 +168,12 @@ def quantize(
     first = [s.inputs for s in islice(data, 2)]
     oracle = Oracle(loaded.model, first, seed=seed)
     simplified = simplify_model(loaded.model, oracle, checker_clean=loaded.checker_error is None, progress=progress)
-    progress("calibrating")
-    samples = islice(data, EFFORTS[effort].calibration_samples)
-    done = quantize_model(simplified.model, samples, scheme, oracle, keep_float=frozenset(keep_float), threads=threads)
+    limit = EFFORTS[effort].calibration_samples
+    samples = islice(data, limit)
+    advance = counting(progress, "calibrating", len(data) if limit is None else min(limit, len(data)))
+    done = quantize_model(
+        simplified.model, samples, scheme, oracle, keep_float=frozenset(keep_float), threads=threads, progress=advance
+    )
     result = done.model.clone()
     shapes.forget_inferred(result, shapes.stated(loaded.model))
     finisher(loaded, "quantize", simplified.passes)(result, FLOAT if done.nothing_to_do else INT8)
@@ -196,7 +200,7 @@ def quantize(
         "verdict": "unchanged" if done.nothing_to_do else "ok",
         "warnings": warnings,
     }
-    return Result(result, report, 0, None, loaded)
+    return Result(result, report, _loaded=loaded)
 
 
 def _compared(

@@ -111,6 +111,8 @@ class Session:
             ModelError: the run fails or takes longer than ``timeout_s``.
         """
         names = list(outputs) if outputs is not None else self.output_names
+        if not names:
+            return {}  # onnxruntime would take an empty list for all outputs
         run_options = ort.RunOptions()
         run_options.log_severity_level = 4
         expired = threading.Event()

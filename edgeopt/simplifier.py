@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -11,6 +11,7 @@ from edgeopt import files, shapes
 from edgeopt.graph import input_specs, output_specs
 from edgeopt.oracle import Oracle, PassReport, run_checked
 from edgeopt.passes import EXACT
+from edgeopt.progress import Progress, silent
 from edgeopt.rewrite import Rule
 
 _MAX_ROUNDS = 6
@@ -31,7 +32,7 @@ def simplify(
     *,
     pipeline: Sequence[Rule] = EXACT,
     checker_clean: bool = True,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Simplified:
     """Run the pipeline until nothing changes; the input is not mutated.
 
@@ -40,7 +41,7 @@ def simplify(
         oracle: Made from the same model.
         pipeline: The passes in order.
         checker_clean: Whether the input passed the ONNX checker; the output then must too.
-        progress: Called with each pass's name.
+        progress: Told of each pass.
     """
     reports = {rule.name: PassReport(rule.name) for rule in pipeline}
     start = shapes.infer(model.clone())
@@ -48,8 +49,7 @@ def simplify(
     for _ in range(_MAX_ROUNDS):
         changed = False
         for rule in pipeline:
-            if progress is not None:
-                progress(rule.name)
+            progress(f"pass {rule.name}")
             current, found = run_checked(rule, current, oracle)
             _merge(reports[rule.name], found)
             changed |= found.changed

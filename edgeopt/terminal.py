@@ -8,37 +8,46 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status as _RichStatus
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 _MAX_ROWS = 12
+_PLAIN_WIDTH = 160  # columns where the output is no terminal: tables are not folded for a log file
 
 
 class Status:
-    """A status line on a terminal's stderr; silent elsewhere."""
+    """A progress bar on a terminal's stderr; silent elsewhere."""
 
     def __init__(self, *, enabled: bool) -> None:
         console = Console(stderr=True)
-        self._status: _RichStatus | None = console.status("starting") if enabled and console.is_terminal else None
+        self._bar: RichProgress | None = None
+        if enabled and console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            self._bar = RichProgress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("starting", total=None)
 
     def __enter__(self) -> Status:
-        if self._status is not None:
-            self._status.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
-    def update(self, text: str) -> None:
-        """Show what is being done."""
-        if self._status is not None:
-            self._status.update(escape(text))
+    def update(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Show what is being done; a ``Progress``."""
+        if self._bar is not None:
+            counted = f" {done}/{total}" if total else ""
+            self._bar.update(self._task, description=escape(text) + counted, completed=done, total=total or None)
 
 
 def print_report(command: str, report: dict[str, Any], *, output: str | None = None, verbose: bool = False) -> None:
     """Print the report of a verb on stdout."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
     show = {"inspect": _inspect, "profile": _profile, "compare": _compare, "export": _export}.get(command, _rewritten)
     show(console, report, verbose)
     for warning in report.get("warnings", []):
