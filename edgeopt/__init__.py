@@ -14,10 +14,10 @@ from edgeopt.errors import (
     RecipeError,
     UsageError,
 )
-from edgeopt.report import version
+from edgeopt.report import version as _version
 from edgeopt.result import Exported, Result
 
-__version__ = version()
+__version__ = _version()
 __all__ = [
     "CheckError",
     "DataError",

@@ -133,9 +133,7 @@ def _compare(sub: argparse.ArgumentParser) -> None:
 
 
 def _export(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "source", metavar="SRC", help="an .onnx file, or module:callable giving (torch module, inputs)"
-    )
+    sub.add_argument("source", metavar="SRC", help="an .onnx file, or module:callable giving (torch module, inputs)")
     _output(sub)
     sub.add_argument("--format", choices=("onnx", "ort"), help="default: by the ending of OUT")
     sub.add_argument("--opset", type=int, help="ONNX opset of an exported torch module")

@@ -137,7 +137,11 @@ def _trusted_batchnorm(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     Inference means the same in all of them, and so do the layers that it is folded into.
     """
-    if any(n.op_type == "BatchNormalization" for n in proto.graph.node):
+    normalizations = [n for n in proto.graph.node if n.op_type == "BatchNormalization"]
+    for node in normalizations:
+        for attribute in [a for a in node.attribute if a.name not in ("epsilon", "momentum", "training_mode")]:
+            node.attribute.remove(attribute)  # is_test, spatial: gone from later opsets
+    if normalizations:
         for imported in proto.opset_import:
             if imported.domain in STANDARD_DOMAINS:
                 imported.version = max(imported.version, 15)

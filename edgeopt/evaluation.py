@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,14 @@ class Comparison:
 def compare(
     first: Session, second: Session, dataset: Dataset, progress: Callable[[], None] | None = None
 ) -> Comparison:
-    """Run both models over the data set, sample by sample.
+    """Run both models over the data set, sample by sample; see ``compare_all``."""
+    return compare_all(first, [second], dataset, progress)[0]
+
+
+def compare_all(
+    first: Session, others: Sequence[Session], dataset: Dataset, progress: Callable[[], None] | None = None
+) -> list[Comparison]:
+    """Compare several models with the first one in one pass over the data set, sample by sample.
 
     Outputs are matched by position. They are kept only where a metric needs all of them at once.
 
@@ -65,24 +72,24 @@ def compare(
         DataError: a sample cannot be used.
         ModelError: a model does not run on a sample, or the outputs have other shapes.
     """
-    agreement = Agreement()
-    kept: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    agreements = [Agreement() for _ in others]
+    kept: list[list[dict[str, Any]]] = [[] for _ in range(1 + len(others))]
     labels: list[Any] = []
     for sample in dataset:
-        a = first.run(sample.inputs)
-        b = second.run(_fitted(second, sample.inputs, first))
-        agreement.add(a, b, sample.valid)
+        found = [first.run(sample.inputs), *(s.run(_fitted(s, sample.inputs, first)) for s in others)]
+        for agreement, outputs in zip(agreements, found[1:], strict=True):
+            agreement.add(found[0], outputs, sample.valid)
         if dataset.metric is not None:
-            for (x, label), (y, _) in zip(rows(sample, a), rows(sample, b), strict=True):
-                kept[0].append(x)
-                kept[1].append(y)
-                labels.append(label)
+            for outputs, into in zip(found, kept, strict=True):
+                into += [row for row, _ in rows(sample, outputs)]
+            labels += [label for _, label in rows(sample, found[0])]
         if progress is not None:
             progress()
     if dataset.metric is None:
-        return Comparison(agreement, None, None)
-    scores = [Score(dataset.metric.name, dataset.metric(k, labels), len(labels)) for k in kept]
-    return Comparison(agreement, scores[0], scores[1])
+        return [Comparison(agreement, None, None) for agreement in agreements]
+    metric = dataset.metric
+    reference, *scores = [Score(metric.name, metric(k, labels), len(labels)) for k in kept]
+    return [Comparison(agreement, reference, score) for agreement, score in zip(agreements, scores, strict=True)]
 
 
 def _fitted(session: Session, inputs: dict[str, Any], reference: Session) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def random_array(
         return rng.integers(0, 2, size=shape).astype(bool)
     if dtype.kind in "iu":
         return rng.integers(integers[0], integers[1] + 1, size=shape).astype(dtype)
+    if dtype in (np.float32, np.float64):
+        return rng.standard_normal(shape, dtype=dtype)
     return rng.standard_normal(shape).astype(dtype)
 
 

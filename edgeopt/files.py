@@ -139,7 +139,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
         proto.ParseFromString(data)
     except google.protobuf.message.DecodeError as error:
         raise ModelError(
-            "is not an ONNX model, or is truncated: the protobuf message does not parse",
+            "is not an ONNX model, is truncated, or nests its graphs too deeply: the protobuf message does not parse",
             where=where,
             hint="was the download or export complete?",
         ) from error
@@ -221,8 +221,8 @@ def _repair(model: ir.Model, where: str) -> list[str]:
     names = Names(model)
     seen: set[str] = set()
     unnamed = 0
-    for graph in graphs(model):
-        order = list(graph)
+    orders = {graph: list(graph) for graph in graphs(model)}  # sorting a graph sorts its bodies too
+    for graph, order in orders.items():
         try:
             graph.sort()
         except ValueError as error:
@@ -262,12 +262,14 @@ def check_output(path: Path, *, inputs: Sequence[Path | None] = ()) -> None:
     """
     try:
         _check_output(path, inputs)
-    except (OSError, ValueError) as error:  # names that are too long or hold a NUL, folders that may not be read
-        raise OutputError(f"cannot be written: {getattr(error, 'strerror', error)}", where=str(path)) from error
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise OutputError(f"cannot be written: {error.strerror}", where=str(path)) from error
 
 
 def _check_output(path: Path, inputs: Sequence[Path | None]) -> None:
     parent = path.parent
+    if "\0" in str(path):
+        raise OutputError("cannot be written: the name holds a NUL", where=str(path))
     if not parent.exists():
         raise OutputError(f"the folder {str(parent)!r} does not exist", where=str(path), hint="create it first")
     if not parent.is_dir():

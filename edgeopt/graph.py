@@ -82,8 +82,21 @@ def output_specs(model: ir.Model) -> list[TensorSpec]:
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph and every subgraph (If, Loop, Scan bodies); not the bodies of local functions."""
-    yield model.graph
-    yield from model.graph.subgraphs()
+    stack = [model.graph]
+    while stack:
+        graph = stack.pop()
+        yield graph
+        stack += [body for node in graph if node.attributes for body in _bodies(node)][::-1]
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
+            found.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
+            found += attr.as_graphs()
+    return found
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
@@ -108,8 +121,31 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.const_value is not None and value.is_initializer():
         return value.const_value
     producer = value.producer()
-    if is_op(producer, "Constant"):
-        return ir.convenience.get_const_tensor(value)
+    if producer is not None and is_op(producer, "Constant"):
+        return _constant_node_tensor(producer)
+    return None
+
+
+def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    """The value of a Constant node; None if it is sparse or refers to a function's attribute.
+
+    (``onnx_ir.convenience.get_const_tensor`` writes the value's name into the tensor, which clones share.)
+    """
+    for attr in node.attributes.values():
+        if attr.is_ref():
+            return None
+        if attr.name == "value":
+            tensor: ir.TensorProtocol = attr.value
+            return tensor
+        if attr.name in ("value_float", "value_floats"):
+            return ir.Tensor(np.array(attr.value, dtype=np.float32))
+        if attr.name in ("value_int", "value_ints"):
+            return ir.Tensor(np.array(attr.value, dtype=np.int64))
+        if attr.name in ("value_string", "value_strings"):
+            texts = [attr.as_string()] if attr.name == "value_string" else attr.as_strings()
+            return ir.StringTensor(
+                [t.encode() for t in texts], shape=ir.Shape([len(texts)][: attr.name == "value_strings"])
+            )
     return None
 
 
@@ -158,7 +194,7 @@ def _stored(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
             if value.const_value is not None:
                 yield name, value.const_value
         for node in graph:
-            if is_op(node, "Constant") and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
+            if is_op(node, "Constant") and (tensor := _constant_node_tensor(node)) is not None:
                 yield node.outputs[0].name or "", tensor
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgeopt.graph import (
     constant,
+    constant_tensor,
     dtype_of,
     graphs,
     has_subgraph,
@@ -168,7 +169,7 @@ def _stored(model: ir.Model) -> tuple[int, int]:
     for body in bodies:
         stored = [(v, v.const_value, False) for v in body.initializers.values()] if isinstance(body, ir.Graph) else []
         outputs = [node.outputs[0] for node in body if is_op(node, "Constant")]
-        stored += [(value, ir.convenience.get_const_tensor(value), True) for value in outputs]
+        stored += [(value, constant_tensor(value), True) for value in outputs]
         for value, tensor, from_node in stored:
             if tensor is None:
                 continue

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgeopt import latency, memory, shapes
 from edgeopt.calibration import Dataset
 from edgeopt.errors import CheckError, ModelError
-from edgeopt.evaluation import Comparison, agreement_json, compare
+from edgeopt.evaluation import Comparison, agreement_json, compare_all
 from edgeopt.files import Loaded
 from edgeopt.graph import Array
 from edgeopt.latency import Latency, Ratio
@@ -117,6 +117,7 @@ class Optimizer:
         self._choice, self._finish, self._save, self._progress = choice, finish, save, progress
         self._warnings: list[str] = []
         self._slower_again: set[str] = set()
+        self._missed: tuple[str, ...] = ()
 
     def run(self) -> Outcome:
         """Do all of it.
@@ -141,6 +142,7 @@ class Optimizer:
         self._judge(original, candidates)
         self._time(candidates, original, first[0])
         solution = self._choose(candidates, original, first[0])
+        self._missed = solution.missed
         shipped = next(c for c in candidates if c.choice == solution.levers[0].choice)
         return Outcome(shipped, solution, self._parts(candidates, shipped, simplified, quantized), self._warnings)
 
@@ -184,11 +186,14 @@ class Optimizer:
 
     def _judge(self, original: Candidate, candidates: list[Candidate]) -> None:
         """Score each candidate beside the original."""
+        judging = [c for c in candidates if c is not original] or [original]
+        sessions = [Session(c.model, threads=self._threads) for c in judging]
+        advance = counting(self._progress, f"comparing {', '.join(c.choice for c in judging)}", len(self._evaluation))
         reference = Session(original.model, threads=self._threads)
-        for candidate in [c for c in candidates if c is not original] or [original]:
-            advance = counting(self._progress, f"comparing {candidate.choice}", len(self._evaluation))
-            session = Session(candidate.model, threads=self._threads)
-            candidate.comparison = compare(reference, session, self._evaluation, advance)
+        for candidate, comparison in zip(
+            judging, compare_all(reference, sessions, self._evaluation, advance), strict=True
+        ):
+            candidate.comparison = comparison
         judged = next(c.comparison for c in candidates if c.comparison is not None)
         if self._evaluation.metric is None and len(candidates) > 1:
             if judged.drop() is None:
@@ -252,7 +257,8 @@ class Optimizer:
         if candidate.speedup is None or original.latency is None:  # not timed: the prices are those of the original
             speedup, base_ms = 1.0, 0.0
         else:
-            told_apart = candidate.speedup.faster or candidate.speedup.slower
+            # In doubt against the candidate: a gain must be certain, a loss need only be likely.
+            told_apart = candidate.speedup.faster or candidate.speedup.median < 1 / (1 + latency.SESSION_NOISE)
             speedup, base_ms = candidate.speedup.median if told_apart else 1.0, original.latency.median_ms
         time_ms = base_ms / speedup
         peak = candidate.memory.runtime_peak_bytes if candidate.memory is not None else None
@@ -323,9 +329,11 @@ class Optimizer:
 
     def _reason(self, candidate: Candidate, lever: Lever, shipped: Candidate) -> str:
         if candidate is shipped:
-            return (
-                "replayed from the recipe" if self._choice == candidate.choice else "the fastest that keeps all budgets"
-            )
+            if self._choice == candidate.choice:
+                return "replayed from the recipe"
+            if self._missed:
+                return "no choice keeps all budgets; this one exceeds them least"
+            return "the fastest that keeps all budgets"
         if candidate.choice in self._slower_again:
             return "slower than the original when measured again"
         if lever.error > self._budget.error:

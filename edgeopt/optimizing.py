@@ -28,6 +28,7 @@ from edgeopt.request import (
     check_budgets,
     check_effort,
     check_range,
+    check_seed,
     check_threads,
     finisher,
     host_device,
@@ -118,6 +119,7 @@ def optimize(
     check_threads(asked["threads"])
     check_effort(asked["effort"])
     check_range(asked["range"])
+    check_seed(asked["seed"])
     check_budgets(asked)
     target = host_device(asked["device"])
     _, scheme = scheme_of(asked["device"])
@@ -130,8 +132,6 @@ def optimize(
     judged = data
     if eval is not None:
         judged = open_dataset(eval, specs, model=loaded.model, metric=asked.get("metric"))
-    if folder is not None:
-        folder.begin()
     if loaded.untouchable:
         result = untouched(loaded)
         result.recipe = Recipe(asked, ORIGINAL, loaded.sha256)

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from edgeopt import cutouts, rewrite
 from edgeopt.errors import ModelError
 from edgeopt.feeds import runnable_feed
-from edgeopt.graph import Array, input_specs
+from edgeopt.graph import Array, graphs, input_specs
 from edgeopt.parity import exact_bound, is_float
 from edgeopt.rewrite import CLEAN_UP, Applied, Hit, Rule, Skip
 from edgeopt.runtime import Level, Session, as_array
@@ -210,6 +210,14 @@ def run_checked(rule: Rule, model: ir.Model, oracle: Oracle) -> tuple[ir.Model, 
     return (candidate if report.changed else model), report
 
 
+def _dangling(model: ir.Model) -> set[str]:
+    """Names of values that are read, or are outputs, and that nothing computes."""
+    read = [v for g in graphs(model) for values in (g.outputs, *(n.inputs for n in g)) for v in values if v is not None]
+    return {
+        v.name or "" for v in read if v.producer() is None and not v.is_graph_input() and not v.is_initializer()
+    } | {v.name or "" for v in read if (producer := v.producer()) is not None and producer.graph is None}
+
+
 def _bad_places(
     rule: Rule,
     model: ir.Model,
@@ -229,6 +237,8 @@ def _bad_places(
             anchor: f"cannot be verified: {why}; nor can the whole model: {oracle.problem}"
             for anchor, why in verdict.unchecked.items()
         }
+    if not bad and (lost := sorted(_dangling(candidate) - _dangling(model))):
+        return {_culprit(rule, model, applied, oracle, veto): f"nothing computes {lost[0]!r} any more"}
     if bad:
         return bad
     reason, error = oracle.disagreement(candidate)
@@ -244,7 +254,7 @@ def _culprit(rule: Rule, model: ir.Model, applied: Applied, oracle: Oracle, veto
     def agrees(rewrites: int) -> bool:
         candidate = model.clone()
         rewrite.apply(rule, candidate, veto=veto, limit=rewrites, cases=False)
-        return oracle.disagreement(candidate)[0] is None
+        return not _dangling(candidate) - _dangling(model) and oracle.disagreement(candidate)[0] is None
 
     good, failing = 0, len(applied.hits)
     if applied.removed_initializers and agrees(failing):

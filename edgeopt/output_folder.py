@@ -22,7 +22,7 @@ class OutputFolder:
     """Writes the results of one run.
 
     Args:
-        path: The folder; made when the run begins, its parents must exist.
+        path: The folder; made with the first model, its parents must exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,12 +39,13 @@ class OutputFolder:
         if self.path.exists() and not self.path.is_dir():
             raise OutputError("is a file, expected a folder", where=str(self.path))
         if self.path.is_dir():
-            files.check_output(self.path / MODEL, inputs=[source])
+            for name in (MODEL, REPORT, RECIPE):
+                files.check_output(self.path / name, inputs=[source])
         else:
             files.check_output(self.path)
 
-    def begin(self) -> None:
-        """Make the folder, and drop reports of an earlier model.
+    def _begin(self) -> None:
+        """Make the folder, and drop reports of an earlier model; not before there is a model to write.
 
         Raises:
             OutputError: it cannot be made.
@@ -58,10 +59,12 @@ class OutputFolder:
 
     def save_model(self, model: ir.Model) -> None:
         """Put a model that is safe to ship in place."""
+        self._begin()
         files.save(model, self.path / MODEL, inputs=[self._source])
 
     def finish(self, result: Result) -> None:
         """Write the model that was chosen, the report and the recipe."""
+        self._begin()
         result.save(self.path / MODEL)
         report = json.dumps(result.report, indent=1, allow_nan=False) + "\n"
         files.write_atomically(self.path / REPORT, report.encode())

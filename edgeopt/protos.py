@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ def _typed_field(data_type: int) -> tuple[str, float] | None:
 
 
 def check_tensors(proto: onnx.ModelProto, where: str) -> None:
-    """Refuse tensors whose data does not fit their dims, and values with two producers.
+    """Refuse tensors whose data does not fit their dims, and values with two producers or none.
 
     Raises:
         ModelError: naming the tensor, what was found and what its dims ask for.
@@ -122,23 +122,48 @@ def check_tensors(proto: onnx.ModelProto, where: str) -> None:
                     where=name,
                     hint="the file is damaged; export it again",
                 )
-    for root in [proto.graph, *(g for f in proto.functions for g in _graphs_in(f.node))]:
-        for graph in all_graphs(root):
-            _check_names(graph, where)
+    _check_names(proto.graph, frozenset(), where)
+    for function in proto.functions:
+        _check_nodes(function.node, set(function.input), frozenset(), function.output, where)
 
 
-def _check_names(graph: onnx.GraphProto, where: str) -> None:
-    """Within one graph each name has one producer (ONNX IR specification: static single assignment)."""
-    seen = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    for node in graph.node:
+def _check_names(graph: onnx.GraphProto, outer: frozenset[str], where: str) -> None:
+    known = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+    known.update(t.values.name for t in graph.sparse_initializer)
+    _check_nodes(graph.node, known, outer, [v.name for v in graph.output], where)
+
+
+def _check_nodes(
+    nodes: Sequence[onnx.NodeProto], known: set[str], outer: frozenset[str], outputs: Iterable[str], where: str
+) -> None:
+    """Within one graph each name has one producer (ONNX IR specification: static single assignment); none has none.
+
+    ``known`` are the inputs and initializers, ``outer`` what the graphs around this one hold. Order is free here.
+    """
+    for node in nodes:
         for name in node.output:
-            if name and name in seen:
+            if name and name in known:
                 raise ModelError(
                     f"tensor {name!r} is written twice, again by node {node.name!r} ({node.op_type})",
                     where=where,
                     hint="ONNX wants each tensor to have one producer; export it again",
                 )
-            seen.add(name)
+            known.add(name)
+    visible = outer | known
+    read = [(name, f"node {n.name!r} ({n.op_type}) reads") for n in nodes for name in n.input if name]
+    for name, reader in [*read, *((name, "the graph gives out") for name in outputs)]:
+        if name not in visible:
+            raise ModelError(
+                f"{reader} the tensor {name!r}, which is no input, no initializer and no node's output",
+                where=where,
+                hint="the graph was cut in the wrong place; export it again",
+            )
+    for node in nodes:
+        for attribute in node.attribute:
+            for body in (
+                (attribute.g, *attribute.graphs) if attribute.type == AttributeProto.GRAPH else attribute.graphs
+            ):
+                _check_names(body, visible, where)
 
 
 def external_locations(proto: onnx.ModelProto, folder: Path | None, where: str) -> list[Path]:

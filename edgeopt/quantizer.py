@@ -13,7 +13,7 @@ from edgeopt import shapes
 from edgeopt.calibration import Sample
 from edgeopt.calibration.collect import collect
 from edgeopt.errors import CheckError, ModelError
-from edgeopt.graph import Array, graphs, opset
+from edgeopt.graph import Array, Names, graphs, opset
 from edgeopt.kernels import Kernels, kernels
 from edgeopt.ops import count
 from edgeopt.oracle import Oracle
@@ -62,13 +62,14 @@ def quantize(
         DataError: the calibration data cannot be used.
         ModelError: the model does not run, or its opset cannot be converted.
     """
-    warnings: list[str] = []
-    if opset(model) < MINIMUM_OPSET:
-        warnings.append(f"opset {opset(model)} converted to {MINIMUM_OPSET}, which int8 per channel needs")
-        model = _converted(model, oracle)
+    warnings = _unknown(model, keep_float)
     found = plan(model, keep_float)
     if not any(n.name in found.nodes and n.op_type in WEIGHTED for n in model.graph):
         return Quantized(model, _report(model, Plan(reasons=found.reasons), None), True, warnings)
+    if opset(model) < MINIMUM_OPSET:
+        warnings.append(f"opset {opset(model)} converted to {MINIMUM_OPSET}, which int8 per channel needs")
+        model = _converted(model, oracle)
+        found = plan(model, keep_float)
     first: list[dict[str, Array]] = []
 
     def feeds() -> Iterable[dict[str, Array]]:
@@ -89,8 +90,18 @@ def quantize(
     return Quantized(result, _report(model, found, kernels(result, threads)), False, warnings)
 
 
+def _unknown(model: ir.Model, keep_float: frozenset[str]) -> list[str]:
+    """A warning for each name that is neither a node nor an operator type: most likely a typing error."""
+    nodes = [n for g in graphs(model) for n in g]
+    unknown = keep_float - {n.name for n in nodes} - {n.op_type for n in nodes}
+    return [f"keep_float: {name!r} is no node and no operator type of the simplified model" for name in sorted(unknown)]
+
+
 def _converted(model: ir.Model, oracle: Oracle) -> ir.Model:
     result = shapes.infer(shapes.convert_opset(model, MINIMUM_OPSET))
+    names = Names(result)
+    for node in (n for g in graphs(result) for n in g if not n.name):  # those that the converter added
+        node.name = names.fresh(node.op_type)
     reason, _ = oracle.disagreement(result)
     if reason is not None:
         raise ModelError(f"the conversion to opset {MINIMUM_OPSET} changes the result: {reason}")

@@ -23,7 +23,7 @@ from edgeopt.findings import findings
 from edgeopt.graph import input_specs, op_histogram, output_specs
 from edgeopt.progress import Progress, counting, silent
 from edgeopt.report import device_part, head, size_part
-from edgeopt.request import Shapes, check_threads, host_device, open_model
+from edgeopt.request import Shapes, check_seed, check_threads, host_device, open_model
 from edgeopt.runtime import Session
 
 _MEASURE_S = 3.0
@@ -77,6 +77,7 @@ def profile(
         progress: See the module.
     """
     check_threads(threads)
+    check_seed(seed)
     targets = [host_device(d) for d in ([device] if isinstance(device, str | Path) else device)]
     loaded = open_model(model, input_shape)
     specs = input_specs(loaded.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from edgeopt.result import Result
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[str]
 RANGES = ("minmax",)
+_MOST_THREADS = 1024
 
 
 def open_model(model: Any, input_shape: Shapes | None) -> Loaded:
@@ -31,9 +32,13 @@ def open_model(model: Any, input_shape: Shapes | None) -> Loaded:
     if not input_shape:
         return loaded
     if isinstance(input_shape, Mapping):
-        wanted = {k: tuple(v) for k, v in input_shape.items()}
+        pairs = [shapes.parse_shape(t) for t in shape_texts(input_shape) or ()]
     else:
-        wanted = dict(shapes.parse_shape(t) for t in input_shape)
+        pairs = [shapes.parse_shape(t) for t in input_shape]
+    wanted = dict(pairs)
+    if len(wanted) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise UsageError("given twice", where=f"--input-shape {twice}")
     return replace(loaded, model=shapes.fix_dims(loaded.model.clone(), wanted), as_given=False)
 
 
@@ -72,7 +77,7 @@ def shape_texts(shapes_: Shapes | None) -> list[str] | None:
     if shapes_ is None:
         return None
     if isinstance(shapes_, Mapping):
-        return [f"{name}={','.join(map(str, dims))}" for name, dims in shapes_.items()]
+        return [f"{name}={','.join(map(str, d)) if isinstance(d, Iterable) else d}" for name, d in shapes_.items()]
     return list(shapes_)
 
 
@@ -97,9 +102,15 @@ def check_effort(effort: str) -> None:
 
 
 def check_threads(threads: int) -> None:
-    """Raise UsageError for fewer than one thread."""
-    if threads < 1:
-        raise UsageError(f"expected 1 or more, found {threads}", where="--threads")
+    """Raise UsageError for a number of threads that no machine has."""
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"expected 1 to {_MOST_THREADS}, found {threads!r}", where="--threads")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that random generators do not take."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise UsageError(f"expected a whole number from 0 to {2**32 - 1}, found {seed!r}", where="--seed")
 
 
 def untouched(loaded: Loaded) -> Result:

@@ -163,13 +163,29 @@ def _neighbours(rewrite: Rewrite) -> list[ir.Node]:
     """Producers and readers around the rewritten place, in a fixed order."""
     found: dict[ir.Node, None] = {}
     for node in (*rewrite.nodes, *rewrite.replacement):
-        for value in node.inputs:
-            if value is not None and (producer := value.producer()) is not None:
-                found[producer] = None
+        for reader in (node, *_inner_nodes(node)):
+            for value in reader.inputs:
+                if value is not None and (producer := value.producer()) is not None:
+                    found[producer] = None
     for old, new in rewrite.outputs:
         for value in (old, new):
             found.update(dict.fromkeys(value.consumers()))
     return [n for n in found if n not in rewrite.nodes]
+
+
+def _inner_nodes(node: ir.Node) -> list[ir.Node]:
+    """All nodes of the bodies that the node holds."""
+    bodies = [a.as_graph() for a in node.attributes.values() if not a.is_ref() and a.type == ir.AttributeType.GRAPH]
+    return [inner for body in bodies for inner in body.all_nodes()]
+
+
+def _remove(node: ir.Node) -> None:
+    """Take the node out of its graph; what its bodies read has no reader there any more."""
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
+    for inner in _inner_nodes(node):
+        for index in range(len(inner.inputs)):
+            inner.replace_input_with(index, None)
 
 
 def _interface_problem(rewrite: Rewrite) -> str | None:
@@ -215,8 +231,8 @@ def _replace(rewrite: Rewrite, names: Names) -> None:
             new.name, new.type, new.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     for node in rewrite.nodes:
-        if node.graph is not None and not any(o.uses() or o.is_graph_output() for o in node.outputs):
-            node.graph.remove(node, safe=True)
+        if not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            _remove(node)
     for node in rewrite.replacement:  # what takes a place takes its name: reports and anchors stay readable
         if any(n.graph is None and n.name == wanted[node] for n in rewrite.nodes):
             node.name = wanted[node]

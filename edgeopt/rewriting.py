@@ -10,7 +10,6 @@ takes data, DataError.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from edgeopt.request import (
     Shapes,
     check_effort,
     check_range,
+    check_seed,
     check_threads,
     finisher,
     host_device,
@@ -74,6 +74,7 @@ def simplify(
         progress: See the module.
     """
     check_threads(threads)
+    check_seed(seed)
     unknown = set(with_) - {"onnxsim"}
     if unknown:
         raise UsageError(f"expected onnxsim, found {', '.join(sorted(unknown))}", where="--with")
@@ -158,6 +159,7 @@ def quantize(
         CheckError: the int8 model failed its check.
     """
     check_threads(threads)
+    check_seed(seed)
     check_effort(effort)
     check_range(range)
     target, scheme = scheme_of(device)
@@ -240,6 +242,7 @@ def export(
     """
     if format not in ("onnx", "ort"):
         raise UsageError(f"expected onnx or ort, found {format!r}", where="--format")
+    check_seed(seed)
     check: dict[str, Any] = {}
     module, inputs = source, example_inputs
     if isinstance(source, str) and not Path(source).exists() and ":" in source:
@@ -247,7 +250,7 @@ def export(
     if module is not source or inputs is not None:
         progress("exporting from torch")
         model, made = exporters.from_torch(module, inputs, opset=opset, seed=seed)
-        check = asdict(made)
+        check = made.as_json()
         loaded = files.load(model)
     else:
         if opset is not None:

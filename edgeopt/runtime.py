@@ -20,11 +20,13 @@ import onnxruntime as ort
 
 from edgeopt.errors import ModelError
 from edgeopt.graph import Array, stored_tensors
+from edgeopt.watchdog import Watchdog
 
 ort.set_default_logger_severity(4)  # its errors reach us as exceptions; the copies on stderr help nobody
 
 INLINE_LIMIT_BYTES = 1_500_000_000  # a protobuf message ends at 2 GiB; leave room for the rest of the graph
 DEFAULT_TIMEOUT_S = 120.0
+_WATCHDOG = Watchdog()
 
 
 class Level(Enum):
@@ -121,17 +123,13 @@ class Session:
             expired.set()
             run_options.terminate = True
 
-        timer = threading.Timer(timeout_s, stop)
-        timer.daemon = True
-        timer.start()
         try:
-            values = self.ort.run(names, dict(feed), run_options)
+            with _WATCHDOG.guard(timeout_s, stop):
+                values = self.ort.run(names, dict(feed), run_options)
         except Exception as error:
             if expired.is_set():
                 raise ModelError(f"the model ran longer than {timeout_s:g} s and was stopped") from error
             raise ModelError(f"onnxruntime cannot run the model: {short(error)}") from error
-        finally:
-            timer.cancel()
         return dict(zip(names, values, strict=True))
 
 
@@ -144,6 +142,7 @@ def short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"/\S+/onnxruntime/\S+ ", "", text)
+    text = re.sub(r"^Load model from \S+ failed:\s*", "", text)
     return text if len(text) <= 400 else text[:397] + "..."
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -32,11 +33,11 @@ def infer(model: ir.Model) -> ir.Model:
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), check_type=False, data_prop=True)
     except Exception:  # noqa: BLE001 -- inference is best effort, and its errors have no common base
         return model
-    for graph, inferred in zip(graphs(model), graphs(ir.from_proto(proto)), strict=True):
-        found = {v.name: v for n in inferred for v in n.outputs}
+    for graph, inferred in _pairs(model.graph, proto.graph):
+        found = {v.name: ir.serde.deserialize_value_info_proto(v, None) for v in inferred.value_info}
         for node in graph:
             for value in node.outputs:
-                better = found.get(value.name)
+                better = found.get(value.name or "")
                 if better is None or value.is_graph_output():
                     continue
                 if value.type is None:
@@ -44,6 +45,19 @@ def infer(model: ir.Model) -> ir.Model:
                 if value.shape is None or (better.shape is not None and len(better.shape) == len(value.shape)):
                     value.shape = better.shape if better.shape is not None else value.shape
     return model
+
+
+def _pairs(graph: ir.Graph, message: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    """A graph and its message, then all their bodies side by side."""
+    yield graph, message
+    for node, written in zip(graph, message.node, strict=True):
+        for attribute in written.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _pairs(node.attributes[attribute.name].as_graph(), attribute.g)
+            elif attribute.type == onnx.AttributeProto.GRAPHS:
+                bodies = node.attributes[attribute.name].as_graphs()
+                for body, inner in zip(bodies, attribute.graphs, strict=True):
+                    yield from _pairs(body, inner)
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -124,7 +138,7 @@ def convert_opset(model: ir.Model, target: int) -> ir.Model:
     try:
         converted = onnx.version_converter.convert_version(ir.to_proto(model), target)
     except Exception as error:  # the converter raises RuntimeError, ValueError and its own ConvertError
-        text = " ".join(str(error).split())[:300]
+        text = re.sub(r"^\S+:\d+: ", "", " ".join(str(error).split()))[:300]  # without the converter's source line
         raise ModelError(f"cannot be converted: {text}", where=where) from error
     result = ir.from_proto(converted)
     result.metadata_props.update(model.metadata_props)  # the converter drops them

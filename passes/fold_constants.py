@@ -4,8 +4,9 @@
 2. Shape and Size of a tensor of fixed shape are constants too.
 
 Not folded: random operators (3), nodes with bodies (4), QuantizeLinear and DequantizeLinear, which hold int8
-weights in place (5), results larger than ``BUDGET_BYTES`` that are also larger than the constants they replace:
-Expand, Tile or ConstantOfShape would blow up the file (6), results that are no tensors (7).
+weights in place (5), results larger than the constants they replace, where they exceed ``BUDGET_BYTES`` or together
+make the file grow by more than 1 % and 1 KiB in a round: Expand, Tile or ConstantOfShape would blow it up (6), results that
+are no tensors (7).
 A folded graph output is kept as a Constant node: an initializer cannot be a graph output in every runtime (8).
 """
 
@@ -33,13 +34,15 @@ from edgeopt.graph import (
     is_op,
     static_shape,
     tensor_bytes,
+    weight_tensors,
 )
 from edgeopt.ops import is_random
 from edgeopt.rewrite import Answer, Rewrite, Skip
 from edgeopt.runtime import Level, Session, as_array
 from edgeopt.shapes import infer
 
-BUDGET_BYTES = 1024
+BUDGET_BYTES = 1024  # one result may be larger by this much
+_GROWTH_BYTES, _GROWTH_SHARE = 1024, 0.01  # all of them together, in one round: the sum of both
 _CEILING_BYTES = 64_000_000  # a result larger than this is not even computed: a hostile Expand
 _ROUND_BYTES = 512_000_000  # results held at a time; what is left waits for the next round
 _UNKNOWN_INPUT_BYTES = 65_536  # inputs from which a result of unknown size is computed all the same
@@ -57,6 +60,7 @@ class _Constants:
 
     values: dict[ir.Value, Array] = field(default_factory=dict)
     skips: dict[ir.Node, str] = field(default_factory=dict)
+    growth_left: int = _GROWTH_BYTES
 
 
 def _foldable(node: ir.Node, known: Collection[ir.Value]) -> bool:
@@ -165,6 +169,7 @@ class FoldConstants:
     def prepare(self, model: ir.Model) -> _Constants:
         """Find the constant part of each graph and compute it, all of it in one onnxruntime session if it fits."""
         state = _Constants()
+        state.growth_left += int(_GROWTH_SHARE * sum(t.nbytes for t in weight_tensors(model).values()))
         order, state.skips = _plan(model)
         if state.skips:  # what was folded in the last round may tell the sizes now
             infer(model)
@@ -189,8 +194,12 @@ class FoldConstants:
         if not outputs or not all(v in state.values for v in outputs):
             return None
         size = sum(int(state.values[v].nbytes) for v in outputs)
-        if size > BUDGET_BYTES and size > _replaced_bytes(node):
-            return Skip(node.name or "", f"its value has {size} bytes, more than the constants it would replace")
+        growth = size - _replaced_bytes(node)
+        if growth > 0 and (size > BUDGET_BYTES or growth > state.growth_left):
+            return Skip(
+                node.name or "", f"its value has {size} bytes, {growth} more than the constants it would replace"
+            )
+        state.growth_left -= max(growth, 0)
         replacement: list[ir.Node] = []
         pairs: list[tuple[ir.Value, ir.Value]] = []
         for value in outputs:

@@ -114,6 +114,8 @@ def _weighted_reason(node: ir.Node) -> str | None:
         return f"computes in {weight.dtype.name.lower()}, not float32"
     if constant_tensor(x) is not None:
         return "its input is constant"
+    if x.is_initializer():
+        return "its input is an initializer that callers may override"
     bias = input_or_none(node, 2)
     if bias is not None and constant_tensor(bias) is None:
         return "its bias is not constant"
@@ -132,6 +134,8 @@ def _operand_reason(node: ir.Node, by_int8: set[str]) -> str | None:
     dynamic = [v for v in node.inputs if v is not None and constant_tensor(v) is None]
     if not dynamic or (len(dynamic) < len([v for v in node.inputs if v is not None]) and node.op_type == "Concat"):
         return "an operand is constant"
+    if any(v.is_initializer() for v in dynamic):
+        return "an operand is an initializer that callers may override"
     missing = [v for v in dynamic if v.name not in by_int8]
     if len(missing) == len(dynamic):
         return f"its operand {missing[0].name!r} is float"
@@ -148,7 +152,7 @@ def _accept(node: ir.Node, found: Plan, by_int8: set[str]) -> None:
     """Put the node on the plan, and with it the activation that it absorbs."""
     found.nodes.add(node.name or "")
     if is_op(node, *MOVEMENT) and node.inputs[0] is not None:
-        for output in node.outputs:
+        for output in node.outputs[:1] if node.op_type == "MaxPool" else node.outputs:  # its indices are no floats
             _quantized(output, found)
             by_int8.add(output.name or "")
             found.tied[output.name or ""] = found.root(node.inputs[0].name or "")

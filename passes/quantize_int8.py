@@ -179,7 +179,7 @@ def _activations(model: ir.Model, plan: Plan, parameters: dict[str, Parameters],
         new = dq.outputs[0]
         for node, index in uses:
             node.replace_input_with(index, new)
-        if value.is_graph_output():
+        if value.is_graph_output() and producer is not None:  # an input that is an output too stays as it is
             outputs = model.graph.outputs
             for k, output in enumerate(outputs):
                 if output is value:

@@ -5,7 +5,7 @@
  3. Reshape, Expand, Tile whose output has the (fixed) shape of its input
  4. Transpose by the identity permutation
  5. Concat, Sum, Mean, Max, Min of one input; Split into one part
- 6. Squeeze, Unsqueeze of no axes
+ 6. Unsqueeze of no axes; Squeeze where no dimension is 1
  7. Flatten of a matrix at axis 1
  8. Pad by zeros everywhere
  9. Slice, Resize that keep every dimension (fixed shapes; Slice forwards from 0 with step 1; Resize by scale 1)
@@ -80,8 +80,13 @@ def _single_output(node: ir.Node) -> bool:
     return len(node.outputs) == 1
 
 
+def _squeeze(node: ir.Node) -> bool:
+    """Runtimes disagree on what an empty list of axes means; without a 1 there is nothing to remove either way."""
+    shape = static_shape(node.inputs[0]) if node.inputs[0] is not None else None
+    return shape is not None and 1 not in shape
+
+
 def _no_axes(node: ir.Node) -> bool:
-    """Squeeze without axes removes all ones, so an absent list is not an empty one."""
     axes = input_or_none(node, 1)
     if axes is not None:
         value = constant(axes)
@@ -146,7 +151,7 @@ _UNARY: dict[str, Callable[[ir.Node], bool]] = {
     "Max": _single_input,
     "Min": _single_input,
     "Split": _single_output,
-    "Squeeze": _no_axes,
+    "Squeeze": _squeeze,
     "Unsqueeze": _no_axes,
     "Flatten": _flatten,
     "Pad": _pad,

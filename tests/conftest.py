@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from edgeopt import optimizer, reading, rewriting
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,3 +19,13 @@ def shared() -> Path:
     if not (folder / "data" / "models.json").exists():
         pytest.skip("needs ../shared/data (trained models and labelled data), which is not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verbs measure for a few milliseconds only: what is tested is what they do, not how fast."""
+    for name, effort in optimizer.EFFORTS.items():
+        monkeypatch.setitem(optimizer.EFFORTS, name, replace(effort, measure_s=0.02))
+    for module, names in ((reading, ["_MEASURE_S"]), (rewriting, ["_MEASURE_S", "_QUICK_MEASURE_S"])):
+        for name in names:
+            monkeypatch.setattr(module, name, 0.02)

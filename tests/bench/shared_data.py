@@ -53,6 +53,15 @@ SETS: dict[str, tuple[str, str]] = {
 }
 """Model name in models.json to its calibration and its evaluation set."""
 
+FIGURES = {
+    "top1": ("top1", 4),
+    "coco_map": ("mAP", 4),
+    "face_ap50": ("AP50", 4),
+    "psnr_y": ("psnr_y", 3),
+    "decision_agreement": ("decision_agreement", 4),
+}
+"""Metric to the figure of models.json that it gives, and how many digits are printed there."""
+
 
 @lru_cache(maxsize=4)
 def _arrays(name: str) -> dict[str, Array]:

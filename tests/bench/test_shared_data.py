@@ -12,16 +12,8 @@ import pytest
 from edgeopt.calibration import open_dataset
 from edgeopt.graph import input_specs
 from edgeopt.runtime import Session
-from tests.bench.shared_data import SETS
+from tests.bench.shared_data import FIGURES, SETS
 
-# Which figure of models.json each metric gives, and how many digits are printed there.
-FIGURES = {
-    "top1": ("top1", 4),
-    "coco_map": ("mAP", 4),
-    "face_ap50": ("AP50", 4),
-    "psnr_y": ("psnr_y", 3),
-    "decision_agreement": ("decision_agreement", 4),
-}
 SLOW = {  # 7 to 20 s each
     "cifar10_resnet20", "cifar10_resnet20_ft", "cifar10_resnet56", "imagenet_squeezenet10_dc",
 }  # fmt: skip

@@ -1,0 +1,236 @@
+"""What is shipped, and why, for latencies, losses and budgets as the tests choose them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeopt import api, optimizer
+from edgeopt.errors import CheckError, ModelError
+from edgeopt.optimizer import EFFORTS
+from edgeopt.result import Result
+from edgeopt.runtime import Session
+from tests import fakes, models, tiny
+
+FAST_INT8 = {"original": 10.0, "float": 8.0, "int8": 4.0}
+SLOW_INT8 = {"original": 10.0, "float": 8.0, "int8": 12.0}
+# The loss is the mean distance from the outputs of the original, which are the labels.
+METRIC = "def score(outputs, labels):\n    return -{factor} * float(abs(outputs - labels).mean())\n"
+
+
+def run(folder: Path, *, metric: float | None = None, labelled: bool = True, **options: Any) -> Result:
+    files = tiny.write(folder)
+    data = files.data if labelled else files.unlabelled
+    if metric is not None:
+        name = f"loss_{abs(hash((str(folder), metric)))}"
+        (folder / f"{name}.py").write_text(METRIC.format(factor=metric))
+        session, x = Session(files.model), tiny.inputs()
+        np.savez(data, x=x, labels=session.run({"x": x})["y"])
+        options["metric"] = f"{folder / name}.py:score"
+    return api.optimize(files.model, calib=data, **({"effort": "normal"} | options))
+
+
+def candidate(result: Result, choice: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in result.report["candidates"] if c["choice"] == choice)
+    return found
+
+
+def is_int8(result: Result) -> bool:
+    return any(n.op_type == "QuantizeLinear" for n in result.model.graph)
+
+
+def test_faster_int8_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fakes.install(monkeypatch, FAST_INT8)
+    result = run(tmp_path)
+    assert result.report["choice"] == "int8"
+    assert is_int8(result)
+    assert result.exit_code == 0
+    assert result.report["verdict"] == "ok"
+    assert result.report["ratios"]["latency"] == pytest.approx(2.5)
+    assert result.report["int8"]["nodes_int8"] == 8
+    assert candidate(result, "int8")["reason"] == "the fastest that keeps all budgets"
+    assert asked == [["float", "original", "int8"], ["int8", "original"]]  # all together, then the winner again
+
+
+def test_slower_int8_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, SLOW_INT8)
+    result = run(tmp_path)
+    assert result.report["choice"] == "float"
+    assert not is_int8(result)
+    assert "int8" not in result.report
+    assert candidate(result, "int8")["reason"] == "slower than the original"
+    assert [p["hits"] for p in result.report["passes"] if p["name"] == "fold_batchnorm"] == [1]
+
+
+def test_nothing_faster_leaves_the_original_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, {"original": 10.0, "float": 11.0, "int8": 12.0})
+    result = run(tmp_path, output=tmp_path / "out")
+    assert (result.report["choice"], result.report["verdict"]) == ("original", "unchanged")
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == (tmp_path / "net.onnx").read_bytes()
+    assert result.report["after"]["file_bytes"] == (tmp_path / "net.onnx").stat().st_size
+
+
+def test_a_difference_within_noise_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 % faster: not told apart from equal, and of equal choices the simplified one is preferred."""
+    fakes.install(monkeypatch, {"original": 10.0, "float": 10.05, "int8": 9.9})
+    result = run(tmp_path)
+    assert result.report["choice"] == "float"
+    assert candidate(result, "int8")["reason"] == "not faster than the original beyond noise"
+
+
+def test_a_loss_above_max_drop_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    result = run(tmp_path, metric=1e4)
+    assert result.report["choice"] == "float"
+    assert result.exit_code == 0  # the error budget is kept: nothing was missed
+    assert "more than --max-drop 0.01" in candidate(result, "int8")["reason"]
+    assert candidate(result, "int8")["drop"] > 0.01
+
+
+def test_a_loss_within_max_drop_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    result = run(tmp_path, metric=1e-6)
+    assert result.report["choice"] == "int8"
+    assert 0 < candidate(result, "int8")["drop"] < 0.01
+    assert result.report["after"]["score"]["value"] < result.report["before"]["score"]["value"]
+
+
+def test_a_loss_of_exactly_max_drop_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.72 - 0.71 is a little more than 0.01 in floating point."""
+    fakes.install(monkeypatch, FAST_INT8)
+    drop = 0.72 - 0.71
+    assert drop > 0.01
+    monkeypatch.setattr("edgeopt.evaluation.Comparison.drop", lambda self: drop)
+    assert run(tmp_path).report["choice"] == "int8"
+
+
+def test_without_labels_the_expected_drop_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    result = run(tmp_path, labelled=False)
+    assert result.report["choice"] == "int8"
+    assert "score" not in result.report["before"]
+    assert any("no labels were given" in w for w in result.report["warnings"])
+
+
+@pytest.mark.parametrize(("outliers", "choice"), [(False, "int8"), (True, "original")])
+def test_outputs_that_are_no_classes_are_judged_by_sqnr(
+    outliers: bool, choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights fit 8 bits exactly, or their outliers leave the rest a few steps."""
+    fakes.install(monkeypatch, FAST_INT8)
+    proto = models.filled("g (float[N,2,8,8] x) => (float[N,2,8,8] y) <float[2,2,1,1] w> { [c] y = Conv(x, w) }")
+    del proto.graph.initializer[:]
+    weight = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32).reshape(2, 2, 1, 1)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, tmp_path / "image.onnx")
+    x = np.random.default_rng(0).integers(0, 256, (20, 2, 8, 8)).astype(np.float32) / 255
+    if outliers:
+        x = x * 0.02  # a few steps
+        x[:, 0, 0, 0] = 1.0
+        x[:, 1, 0, 0] = -1.0
+    result = api.optimize(tmp_path / "image.onnx", calib=x.astype(np.float32))
+    assert result.report["choice"] == choice
+    assert any("the loss is judged by SQNR (at least 40 dB)" in w for w in result.report["warnings"])
+    if choice == "original":
+        assert "SQNR below 40 dB" in candidate(result, "int8")["reason"]
+
+
+def test_a_winner_that_is_slower_again_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fakes.install(monkeypatch, FAST_INT8, SLOW_INT8, SLOW_INT8)
+    result = run(tmp_path)
+    assert result.report["choice"] == "float"
+    assert candidate(result, "int8")["reason"] == "slower than the original when measured again"
+    assert any("int8 was only 0.83 times as fast" in w for w in result.report["warnings"])
+    assert asked[1:] == [["int8", "original"], ["float", "original"]]
+
+
+def test_no_winner_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8, {"original": 10.0, "float": 12.0, "int8": 12.0})
+    assert run(tmp_path).report["choice"] == "original"
+
+
+def test_the_fast_effort_does_not_measure_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fakes.install(monkeypatch, FAST_INT8, SLOW_INT8)
+    assert run(tmp_path, effort="fast").report["choice"] == "int8"
+    assert len(asked) == 1
+    assert [e.confirm for e in EFFORTS.values()] == [False, True, True]
+
+
+def test_a_slower_model_is_shipped_where_only_its_size_keeps_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.install(monkeypatch, SLOW_INT8, peaks=[3000, 3000, 1000])
+    result = run(tmp_path, max_memory_bytes=2000)
+    assert (result.report["choice"], result.exit_code) == ("int8", 0)
+    assert result.report["after"]["memory"]["runtime_peak_bytes"] == 1000
+
+
+def test_also_if_that_is_found_out_when_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8, SLOW_INT8, peaks=[3000, 3000, 1000])
+    result = run(tmp_path, max_memory_bytes=2000)
+    assert (result.report["choice"], result.exit_code) == ("int8", 0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"),
+    [
+        ({"max_latency_ms": 1.0}, "latency_ms"),
+        ({"max_memory_bytes": 10}, "memory_bytes"),
+        ({"max_file_bytes": 10}, "file_bytes"),
+    ],
+)
+def test_a_missed_budget_is_exit_code_3_with_the_best_result(
+    budget: dict[str, Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    result = run(tmp_path, output=tmp_path / "out", **budget)
+    assert result.exit_code == 3
+    assert result.report["verdict"] == f"budget missed: {name}"
+    assert "no choice keeps all budgets" in next(c["reason"] for c in result.report["candidates"] if c["shipped"])
+    Session(tmp_path / "out" / "model.onnx")
+
+
+def test_budgets_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    result = run(tmp_path, max_latency_ms=4.5, max_memory_bytes=1000, max_file_bytes=10_000)
+    assert (result.exit_code, result.report["choice"]) == (0, "int8")
+
+
+@pytest.mark.parametrize("error", [CheckError("a scale is wrong"), ModelError("an operator is unknown")])
+def test_int8_that_fails_leaves_the_other_choices(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(optimizer, "quantize", failing)
+    result = run(tmp_path)
+    assert result.report["choice"] == "float"
+    assert f"no int8: {error.message}" in result.report["warnings"]  # type: ignore[attr-defined]
+
+
+def test_what_stays_float_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    result = run(tmp_path, keep_float=["Conv", "Gemm"])
+    assert [c["choice"] for c in result.report["candidates"]] == ["float", "original"]
+
+
+def test_the_model_is_tried_in_another_process_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tiny.write(tmp_path)
+    fakes.install(monkeypatch, FAST_INT8)
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise ModelError("onnxruntime crashed (signal 11, SIGSEGV) on this model")
+
+    monkeypatch.setattr(optimizer.memory, "measure", crash)
+    opened: list[Any] = []
+    monkeypatch.setattr(optimizer, "Oracle", lambda *a, **k: opened.append(a))
+    with pytest.raises(ModelError, match="SIGSEGV"):
+        api.optimize(files.model, calib=files.data)
+    assert opened == []
