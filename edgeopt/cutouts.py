@@ -113,13 +113,13 @@ def _chunks(ready: Sequence[tuple[Case, Any]]) -> Iterator[list[tuple[Case, Any]
         yield chunk
 
 
-def _renamed(node: onnx.NodeProto, prefix: str, name_prefix: str) -> onnx.NodeProto:
+def _renamed(node: onnx.NodeProto, prefix: str, name: str) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     del copy.input[:], copy.output[:]
     copy.input.extend(prefix + n if n else "" for n in node.input)
     copy.output.extend(prefix + n if n else "" for n in node.output)
-    copy.name = name_prefix + node.name
+    copy.name = name
     return copy
 
 
@@ -165,8 +165,8 @@ def _run_chunk(
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.input.append(onnx.helper.make_tensor_value_info(prefix + name, kind, array.shape))
             feed[prefix + name] = array
-        nodes += [_renamed(n, prefix, f"{prefix}before/") for n in case.before]
-        nodes += [_renamed(n, prefix, f"{prefix}after/") for n in case.after]
+        for side, members in (("before", case.before), ("after", case.after)):
+            nodes += [_renamed(n, prefix, f"{prefix}{side}/{j}") for j, n in enumerate(members)]
         for j, (old, new) in enumerate(case.outputs):
             for side, name in (("old", old), ("new", new)):
                 out = f"{prefix}{side}{j}"

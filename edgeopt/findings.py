@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgeopt.errors import EdgeoptError
 from edgeopt.files import Loaded
-from edgeopt.graph import dims_of, dtype_of, graphs, opset
+from edgeopt.graph import dims_of, dtype_of, opset
 from edgeopt.passes import EXACT
 from edgeopt.rewrite import apply
 from edgeopt.shapes import infer
@@ -46,14 +46,6 @@ def _oddities(model: ir.Model) -> list[str]:
         )
     if opset(model) < 13:
         texts.append(f"opset {opset(model)} is old; int8 per channel needs 13, quantize converts it")
-    known = {
-        v for g in graphs(model) for v in (*g.inputs, *g.initializers.values(), *(o for n in g for o in n.outputs))
-    }
-    undefined = sorted(
-        {v.name or "" for g in graphs(model) for n in g for v in n.inputs if v is not None and v not in known}
-    )
-    if undefined:
-        texts.append(f"tensors that nothing defines: {', '.join(repr(n) for n in undefined[:5])}")
     shapeless = sum(dims_of(v) is None for n in model.graph for v in n.outputs if dtype_of(v) is not None)
     if shapeless:
         texts.append(f"the rank of {shapeless} tensors cannot be inferred")

@@ -28,6 +28,7 @@ from edgeopt.simplifier import Simplified, simplify
 
 ORIGINAL, FLOAT, INT8 = "original", "float", "int8"
 _ORACLE_SAMPLES = 2
+_MOST_RUNS = 5000  # a few hundred runs of a tiny model take less time than one disturbance of the machine
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Optimizer:
         self._keep_float, self._threads, self._seed = keep_float, threads, seed
         self._choice, self._finish, self._save, self._progress = choice, finish, save, progress
         self._warnings: list[str] = []
-        self._slower_again: set[str] = set()
+        self._not_confirmed: set[str] = set()
         self._missed: tuple[str, ...] = ()
 
     def run(self) -> Outcome:
@@ -209,7 +210,7 @@ class Optimizer:
     def _time(self, candidates: list[Candidate], original: Candidate, feed: Mapping[str, Array]) -> None:
         self._progress("measuring latency")
         sessions = {c.choice: Session(c.model, threads=self._threads) for c in candidates}
-        found = latency.measure(sessions, feed, budget_s=self._effort.measure_s, rng_seed=self._seed)
+        found = self._latencies(sessions, feed, self._seed)
         for candidate in candidates:
             candidate.latency = found[candidate.choice]
             candidate.speedup = latency.ratio(found[ORIGINAL].samples_ms, found[candidate.choice].samples_ms)
@@ -217,11 +218,15 @@ class Optimizer:
                 self._progress(f"measuring memory of {candidate.choice}")
                 candidate.memory = self._memory(candidate, feed)
 
+    def _latencies(self, sessions: Mapping[str, Session], feed: Mapping[str, Array], seed: int) -> dict[str, Latency]:
+        budget_s = self._effort.measure_s
+        return latency.measure(sessions, feed, budget_s=budget_s, max_runs=_MOST_RUNS, rng_seed=seed)
+
     def _memory(self, candidate: Candidate, feed: Mapping[str, Array]) -> Memory:
         return memory.measure(candidate.model, feed, threads=self._threads)
 
     def _choose(self, candidates: list[Candidate], original: Candidate, feed: Mapping[str, Array]) -> Solution:
-        """Solve; a winner that turns out slower in fresh sessions gets that price, and all is solved again.
+        """Solve; a winner that turns out otherwise in fresh sessions gets that price, and all is solved again.
 
         It may win all the same, where only its size keeps a budget.
         """
@@ -234,23 +239,25 @@ class Optimizer:
             solution = solve([self._lever(c, original) for c in candidates], self._budget)
             winner = next(c for c in candidates if c.choice == solution.levers[0].choice)
             known_slower = winner.speedup is not None and winner.speedup.slower
-            if winner is original or not self._effort.confirm or known_slower:
-                return solution
-            if self._keeps_pace(winner, original, feed):
+            settled = winner is original or known_slower or winner.choice in self._not_confirmed
+            if settled or not self._effort.confirm or self._confirmed(winner, original, feed):
                 return solution
 
-    def _keeps_pace(self, winner: Candidate, original: Candidate, feed: Mapping[str, Array]) -> bool:
+    def _confirmed(self, winner: Candidate, original: Candidate, feed: Mapping[str, Array]) -> bool:
+        """Whether fresh sessions agree: int8 that won by its speed must be faster again, others not slower."""
         self._progress(f"confirming that {winner.choice} pays")
         sessions = {c.choice: Session(c.model, threads=self._threads) for c in (winner, original)}
-        found = latency.measure(sessions, feed, budget_s=self._effort.measure_s, rng_seed=self._seed + 1)
+        found = self._latencies(sessions, feed, self._seed + 1)
         again = latency.ratio(found[ORIGINAL].samples_ms, found[winner.choice].samples_ms)
-        if again.slower:
-            self._slower_again.add(winner.choice)
+        won_by_speed = winner.choice == INT8 and winner.speedup is not None and winner.speedup.faster
+        confirmed = again.faster if won_by_speed else not again.slower
+        if not confirmed:
+            self._not_confirmed.add(winner.choice)
             winner.speedup = again
             self._warnings.append(
                 f"{winner.choice} was only {again.median:.2f} times as fast as the original when measured again"
             )
-        return not again.slower
+        return confirmed
 
     def _lever(self, candidate: Candidate, original: Candidate) -> Lever:
         """Prices; latencies that cannot be told from the original's count as equal to it."""
@@ -334,8 +341,9 @@ class Optimizer:
             if self._missed:
                 return "no choice keeps all budgets; this one exceeds them least"
             return "the fastest that keeps all budgets"
-        if candidate.choice in self._slower_again:
-            return "slower than the original when measured again"
+        if candidate.choice in self._not_confirmed:
+            slower = candidate.speedup is not None and candidate.speedup.slower
+            return f"{'slower' if slower else 'not faster'} than the original when measured again"
         if lever.error > self._budget.error:
             drop = candidate.comparison.drop() if candidate.comparison is not None else None
             if drop is None:

@@ -75,7 +75,7 @@ def weight_parameters(weight: Array, axis: int, scheme: Scheme, *, least: Array 
         scheme: Bits, type, per channel or per tensor.
         least: Smallest scale allowed per channel, so that the layer's bias fits into int32.
     """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
+    others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     largest = np.abs(weight.astype(np.float64)).max(axis=others if scheme.weight_per_channel else None, initial=0.0)
     scale = np.maximum(largest / (2 ** (scheme.weight_bits - 1) - 1), _SMALLEST_SCALE)
     if least is not None:

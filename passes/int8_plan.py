@@ -24,7 +24,9 @@ from edgeopt.graph import attribute, constant_tensor, dtype_of, graphs, input_or
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 FUSED = ("Relu", "Clip")
 OPERANDS = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu")
-MOVEMENT = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "Slice", "Split")
+MOVEMENT = (
+    "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "Slice", "Split", "Gather",
+)  # fmt: skip
 # Not worth a word in a report: they compute nothing, or belong to the shape arithmetic.
 _SILENT = frozenset({"Constant", "Shape", "Size", "Cast", "Identity", "Range", "ConstantOfShape"})
 _FLOAT32 = np.dtype(np.float32)

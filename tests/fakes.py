@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeopt import optimizer
 from edgeopt.latency import Latency, summarize
 from edgeopt.memory import Memory
 
@@ -37,6 +36,6 @@ def install(
     def memory(*_: Any, **__: Any) -> Memory:
         return Memory(64, 64, next(given, PEAK_BYTES), "measured", "conv2")
 
-    monkeypatch.setattr(optimizer.latency, "measure", measure)
-    monkeypatch.setattr(optimizer.memory, "measure", memory)
+    monkeypatch.setattr("edgeopt.latency.measure", measure)
+    monkeypatch.setattr("edgeopt.memory.measure", memory)
     return asked

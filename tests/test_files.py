@@ -308,7 +308,7 @@ def test_every_element_type_survives(kind: str) -> None:
 
 
 def test_the_same_model_gives_the_same_bytes() -> None:
-    assert files.serialize(files.load(proto(BIG)).model) == files.serialize(files.load(proto(BIG)).model)
+    assert files.serialize(files.load(filled(BIG)).model) == files.serialize(files.load(filled(BIG)).model)
 
 
 def sparse_model() -> onnx.ModelProto:

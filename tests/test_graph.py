@@ -5,8 +5,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeopt import graph
+from edgeopt import files, graph
 from edgeopt.graph import Names, TensorSpec
+from edgeopt.oracle import Oracle, run_checked
+from edgeopt.passes.dead_code import DeadCode
+from edgeopt.protos import all_graphs
+from edgeopt.shapes import infer
 from tests.models import filled, model
 
 IF = """g (float[1] x, bool c) => (float[1] y) <float[1] a = {1}> { y = If(c) <
@@ -228,3 +232,23 @@ def filled_names() -> str:
 def test_shapes_with() -> None:
     assert graph.shapes_with(("N", None, 3, "M"), {"N": 7}, 5) == (7, 5, 3, 5)
     assert filled("g (float[1] x) => (float[1] y) { y = Neg(x) }").graph.name == "g"
+
+
+def several_bodies() -> onnx.ModelProto:
+    """A custom operator that holds a list of bodies."""
+    message = filled(
+        '<ir_version: 8, opset_import: ["" : 17, "my" : 1]> g (float[2] x) => (float[2] y) { y = my.Op(x) }'
+    )
+    bodies = message.graph.node[0].attribute.add(name="bodies", type=onnx.AttributeProto.GRAPHS)
+    for k in range(2):
+        text = f"b{k} () => (float[N] u) <float[2] w = {{1, 2}}> {{ t = Add(x, w) u = Neg(t) }}"
+        bodies.graphs.add().CopyFrom(onnx.parser.parse_graph(text))
+    return message
+
+
+def test_lists_of_bodies() -> None:
+    made = infer(files.load(several_bodies()).model)
+    assert [g.name for g in graph.graphs(made)] == ["g", "b0", "b1"]
+    assert [g.name for g in all_graphs(several_bodies().graph)] == ["g", "b0", "b1"]
+    dead, report = run_checked(DeadCode(), made, Oracle(made))
+    assert (dead, report.hits) == (made, [])

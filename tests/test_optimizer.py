@@ -148,6 +148,26 @@ def test_a_winner_that_is_slower_again_is_dropped(tmp_path: Path, monkeypatch: p
     assert asked[1:] == [["int8", "original"], ["float", "original"]]
 
 
+def test_int8_that_is_not_faster_again_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loss must buy something; an exact rewrite need only keep pace."""
+    equal = {"original": 10.0, "float": 10.0, "int8": 10.0}
+    asked = fakes.install(monkeypatch, FAST_INT8 | {"float": 10.0}, equal)
+    result = run(tmp_path)
+    assert result.report["choice"] == "float"
+    assert candidate(result, "int8")["reason"] == "not faster than the original when measured again"
+    assert any("int8 was only 1.00 times as fast" in w for w in result.report["warnings"])
+    assert asked[1:] == [["int8", "original"], ["float", "original"]]
+
+
+def test_int8_that_is_wanted_for_its_size_need_not_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    equal = {"original": 10.0, "float": 10.0, "int8": 10.0}
+    for first in (FAST_INT8, equal):
+        fakes.install(monkeypatch, first, equal, peaks=[3000, 3000, 1000])
+        folder = tmp_path / str(first["int8"])
+        folder.mkdir()
+        assert run(folder, max_memory_bytes=2000).report["choice"] == "int8"
+
+
 def test_no_winner_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.install(monkeypatch, FAST_INT8, {"original": 10.0, "float": 12.0, "int8": 12.0})
     assert run(tmp_path).report["choice"] == "original"
@@ -228,7 +248,7 @@ def test_the_model_is_tried_in_another_process_first(tmp_path: Path, monkeypatch
     def crash(*_: Any, **__: Any) -> None:
         raise ModelError("onnxruntime crashed (signal 11, SIGSEGV) on this model")
 
-    monkeypatch.setattr(optimizer.memory, "measure", crash)
+    monkeypatch.setattr("edgeopt.memory.measure", crash)
     opened: list[Any] = []
     monkeypatch.setattr(optimizer, "Oracle", lambda *a, **k: opened.append(a))
     with pytest.raises(ModelError, match="SIGSEGV"):

@@ -18,7 +18,7 @@ import pytest
 from edgeopt import api
 from edgeopt.errors import DataError, DeviceError, RecipeError, UsageError
 from edgeopt.runtime import Session
-from tests import fakes, models, tiny
+from tests import fakes, tiny
 from tests.conftest import ROOT
 from tests.test_optimizer import FAST_INT8, SLOW_INT8
 
@@ -112,18 +112,8 @@ def test_the_shipped_model_tells_how_it_was_made(tmp_path: Path, monkeypatch: py
     assert done["source_sha256"] == result.report["model"]["sha256"]
 
 
-def sparse(folder: Path) -> Path:
-    proto = models.filled("g (float[N,4] x) => (float[N,2] y) <float[4,2] w> { y = MatMul(x, w) }")
-    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
-    indices = onnx.helper.make_tensor("w_indices", onnx.TensorProto.INT64, [2], [1, 6])
-    del proto.graph.initializer[:]
-    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [4, 2]))
-    onnx.save(proto, folder / "sparse.onnx")
-    return folder / "sparse.onnx"
-
-
 def test_a_model_that_cannot_be_rewritten_is_copied(tmp_path: Path) -> None:
-    model = sparse(tmp_path)
+    model = tiny.sparse(tmp_path)
     result = api.optimize(model, calib=np.ones((8, 4), np.float32), output=tmp_path / "out")
     assert (tmp_path / "out" / "model.onnx").read_bytes() == model.read_bytes()
     assert (result.exit_code, result.report["verdict"]) == (0, "unchanged")

@@ -131,8 +131,8 @@ def test_the_commands_of_a_document() -> None:
         Command(7, "edgeopt inspect a.onnx   # what is in it"),
         Command(9, "edgeopt optimize a.onnx -o out --calib c.npz --max-latency-ms 0.001", 3),
         Command(13, "python -c " + shlex.quote('if True:\n    print("it\'s")')),
-        Command(24, "edgeopt --version"),
-        Command(29, "make_more"),
+        Command(23, "edgeopt --version"),
+        Command(28, "make_more"),
     ]
 
 

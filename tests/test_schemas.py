@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import onnx
 import pytest
 
 from edgeopt import api, cli, schemas
 from edgeopt.errors import UsageError
 from edgeopt.exporters import ExportCheck
-from tests import models, tiny
-
-SPARSE = "g (float[N,4] x) => (float[N,2] y) <float[4,2] w> { y = MatMul(x, w) }"
+from tests import tiny
 
 
 def validator(kind: str) -> jsonschema.Draft202012Validator:
@@ -27,22 +24,12 @@ def accept(kind: str, document: Any) -> None:
     assert errors == []
 
 
-def _sparse(folder: Path) -> Path:
-    proto = models.filled(SPARSE)
-    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
-    indices = onnx.helper.make_tensor("w_indices", onnx.TensorProto.INT64, [2], [1, 6])
-    del proto.graph.initializer[:]
-    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [4, 2]))
-    onnx.save(proto, folder / "sparse.onnx")
-    return folder / "sparse.onnx"
-
-
 REPORTS: dict[str, tuple[str, Callable[[tiny.Files], Any]]] = {
     "simplify": ("report", lambda f: api.simplify(f.model, explain=True)),
     "simplify, not verified": ("report", lambda f: api.simplify(f.model, verify=False)),
     "simplify, measured": ("report", lambda f: api.simplify(f.model, device="host")),
     "simplify, from memory": ("report", lambda f: api.simplify(f.model.read_bytes())),
-    "simplify, untouchable": ("report", lambda f: api.simplify(_sparse(f.model.parent))),
+    "simplify, untouchable": ("report", lambda f: api.simplify(tiny.sparse(f.model.parent))),
     "quantize": ("report", lambda f: api.quantize(f.model, calib=f.data)),
     "quantize, another device": ("report", lambda f: api.quantize(f.model, calib=f.data, device="arm")),
     "quantize, all float": ("report", lambda f: api.quantize(f.model, calib=f.data, keep_float=["Conv", "Gemm"])),

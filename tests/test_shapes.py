@@ -62,6 +62,14 @@ def test_infer_of_a_contradiction_infers_nothing() -> None:
     assert dims(text) is None
 
 
+def test_infer_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", fail)
+    assert dims("g (float[2] x) => (float[2] y) { t = Neg(x) y = Neg(t) }") is None
+
+
 def test_infer_with_large_weights_and_overridable_ones() -> None:
     text = "g (float[N,300] x, float[300,40] v) => (float[N,40] y) <float[300,40] v, float[300,40] w>"
     message = filled(text + " { s = Add(v, w) t = MatMul(x, s) y = Neg(t) }")

@@ -65,3 +65,14 @@ def write(folder: Path) -> Files:
     np.savez(folder / "data.npz", x=x, labels=labels)
     np.savez(folder / "unlabelled.npz", x=x)
     return Files(folder / "net.onnx", folder / "data.npz", folder / "unlabelled.npz")
+
+
+def sparse(folder: Path) -> Path:
+    """A model that the IR cannot carry."""
+    proto = models.filled("g (float[N,4] x) => (float[N,2] y) <float[4,2] w> { y = MatMul(x, w) }")
+    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
+    indices = onnx.helper.make_tensor("w_indices", onnx.TensorProto.INT64, [2], [1, 6])
+    del proto.graph.initializer[:]
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [4, 2]))
+    onnx.save(proto, folder / "sparse.onnx")
+    return folder / "sparse.onnx"

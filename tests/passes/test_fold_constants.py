@@ -228,6 +228,17 @@ def test_6_a_constant_that_others_read_too_is_not_replaced_by_a_larger_one() -> 
     assert op_histogram(after)["Transpose"] == 1
 
 
+def test_6_many_small_results_do_not_blow_up_the_file_together() -> None:
+    lines = "".join(
+        f"z{i} = ConstantOfShape <value = float[1] {{{i}}}>(shape) y{i} = Add(x, z{i})\n" for i in range(40)
+    )
+    outputs = ", ".join(f"float[200] y{i}" for i in range(40))
+    model = loaded(f"g (float[200] x) => ({outputs}) <int64[1] shape = {{200}}> {{ {lines} }}")
+    applied = apply(FoldConstants(), model)
+    assert len(applied.hits) == 1  # 800 bytes each: one fits into what a round may add
+    assert all("more than the constants it would replace" in s.reason for s in applied.skips)
+
+
 def test_6_a_hostile_size_is_never_computed() -> None:
     text = "g (float[1] x) => (float[N] y) <int64[2] s = {1000000, 1000000}> { b = ConstantOfShape(s) c = ReduceSum(b)"
     before = loaded(text + " y = Add(x, c) }")

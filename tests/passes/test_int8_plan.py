@@ -200,6 +200,18 @@ def test_movement_shares_the_scale_of_its_source() -> None:
     assert found.observed() == ["x", "h"]
 
 
+def test_gathering_moves_data_too() -> None:
+    """The two halves of a channel shuffle, as PyTorch exports it."""
+    body = "zero = Constant<value_int=0>() [c] h = Conv(x, w) [g] y = Gather<axis=1>(h, zero)"
+    found = planned(graph(body))
+    assert found.nodes == {"c", "g"}
+    assert (found.tensors, found.root("y")) == (["x", "h", "y"], "h")
+    embedding = "[e] h = Gather(table, x) [m] y = MatMul(h, w)"
+    found = planned(graph(embedding, "float[9,4] table, float[4,3] w", "int64[N] x"))
+    assert found.nodes == {"m"}
+    assert found.reasons == {"e": "its input is float"}
+
+
 def test_indices_of_a_maximum_are_no_floats() -> None:
     found = planned(graph("[c] h = Conv(x, w) [p] y, i = MaxPool<kernel_shape=[2,2]>(h)"))
     assert found.nodes == {"c", "p"}

@@ -55,6 +55,7 @@ REMOVED = {
     "6 Squeeze of no axes": text("q = Squeeze(p, s)", "2,3", extra="int64[0] s = {}"),
     "6 Squeeze that finds none": text("q = Squeeze(p)", "2,3"),
     "6 Unsqueeze": text("q = Unsqueeze(p, s)", extra="int64[0] s = {}"),
+    "6 Unsqueeze of opset 11": text("q = Unsqueeze<axes: ints = []>(p)", opset=11),
     "7 Flatten of a matrix": text("q = Flatten(p)", "N,5"),
     "7 Flatten at axis -1": text("q = Flatten<axis = -1>(p)", "N,5"),
     "8 Pad": text("q = Pad(p, s)", extra="int64[8] s = {0, 0, 0, 0, 0, 0, 0, 0}"),
@@ -157,6 +158,10 @@ KEPT = {
     "11 Clip of opset 6 with a bound": text("q = Clip<max = 1.0>(p)", opset=6),
     "12 MaxPool with stride 2": text("q = MaxPool<kernel_shape = [1, 1], strides = [2, 2]>(p)", out="1,3,2,2"),
     "12 MaxPool with padding": text("q = MaxPool<kernel_shape = [1, 1], pads = [0, 0, 1, 1]>(p)", out="1,3,5,5"),
+    "12 MaxPool whose indices are read": (
+        "g (float[1,1,2,2] x) => (float[1,1,2,2] y, int64[1,1,2,2] i) { p = Neg(x)"
+        " q, i = MaxPool<kernel_shape = [1, 1]>(p) y = Neg(q) }"
+    ),
     "12 AveragePool of two": text("q = AveragePool<kernel_shape = [1, 2]>(p)", out="1,3,4,3"),
     "12 LpPool takes the magnitude": text("q = LpPool<kernel_shape = [1, 1]>(p)"),
     "another domain's operator of that name": (

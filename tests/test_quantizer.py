@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgeopt import files, quantizer, shapes
+from edgeopt.calibration import Sample
+from edgeopt.errors import CheckError, DataError, ModelError
+from edgeopt.feeds import random_feed
+from edgeopt.graph import input_specs, opset
+from edgeopt.kernels import Kernels
+from edgeopt.oracle import Oracle
+from edgeopt.quant import Scheme
+from edgeopt.quantizer import Quantized, quantize
+from tests import models, tiny
+
+OPSET_11 = """<ir_version: 6, opset_import: ["" : 11]>
+g (float[N,2,8,8] x) => (float[N,3] y) <float[4,2,8,8] w, float[4] b, float[4,3] v>
+{
+    c = Conv(x, w, b)
+    r = Clip(c)
+    s = Squeeze<axes=[2,3]>(r)
+    e = Unsqueeze<axes=[1]>(s)
+    u = Squeeze<axes=[1]>(e)
+    [dense] y = MatMul(u, v)
+}
+"""
+BODY = """
+g (float[N,4] x, bool c) => (float[N,3] y) <float[4,4] w, float[4,3] v>
+{
+    [first] h = MatMul(x, w)
+    y = If(c) <then_branch = t () => (float[N,3] a) { [inner] a = MatMul(h, v) },
+               else_branch = e () => (float[N,3] b) { [other] b = MatMul(h, v) }>
+}
+"""
+
+
+def run(model: ir.Model, **options: Any) -> Quantized:
+    samples = [Sample(random_feed(input_specs(model), k), None) for k in range(4)]
+    oracle = options.pop("oracle", None) or Oracle(model, [s.inputs for s in samples[:2]])
+    return quantize(model, options.pop("samples", samples), Scheme(), oracle, **options)
+
+
+def tiny_net() -> ir.Model:
+    return shapes.infer(files.load(tiny.net()).model)
+
+
+def test_the_report_counts_nodes_and_macs() -> None:
+    done = run(tiny_net())
+    assert not done.nothing_to_do
+    assert done.int8["macs_int8_share"] == 1.0
+    assert done.int8["float_nodes"] == [
+        {"node": "norm", "op": "BatchNormalization", "reason": "no int8 kernel for BatchNormalization on this runtime"},
+        {
+            "node": "relu1",
+            "op": "Relu",
+            "reason": "Relu has no int8 kernel of its own, and follows no int8 layer that it alone reads",
+        },
+    ]
+    assert (done.int8["nodes_int8"], done.int8["nodes_float"]) == (7, 2)
+    assert done.warnings == []
+
+
+def test_the_input_is_not_mutated() -> None:
+    model = tiny_net()
+    before = files.serialize(model)
+    run(model)
+    assert files.serialize(model) == before
+
+
+def test_the_share_of_macs_is_that_of_int8_nodes() -> None:
+    done = run(tiny_net(), keep_float=frozenset({"conv2"}))
+    macs = {"conv1": 64 * 4 * 18, "conv2": 64 * 4 * 36, "dense": 192}
+    assert done.int8["macs_int8_share"] == pytest.approx((macs["conv1"] + macs["dense"]) / sum(macs.values()), rel=0.1)
+    assert {"node": "conv2", "op": "Conv", "reason": "kept float on request"} in done.int8["float_nodes"]
+
+
+def test_a_name_that_does_not_exist_is_warned_about() -> None:
+    done = run(tiny_net(), keep_float=frozenset({"conv3", "Conv", "Gemmm"}))
+    assert done.warnings == [
+        "keep_float: 'Gemmm' is no node and no operator type of the simplified model",
+        "keep_float: 'conv3' is no node and no operator type of the simplified model",
+    ]
+
+
+def test_an_old_model_is_converted() -> None:
+    model = shapes.infer(files.load(models.filled(OPSET_11)).model)
+    done = run(model)
+    assert opset(model) == 11
+    assert opset(done.model) == 13
+    assert done.warnings == ["opset 11 converted to 13, which int8 per channel needs"]
+    names = [n.name for n in done.model.graph]
+    assert all(names)
+    assert len(names) == len(set(names))
+    assert done.int8["macs_int8_share"] == 1.0
+
+
+def test_a_conversion_that_changes_the_result_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shapes.infer(files.load(models.filled(OPSET_11)).model)
+    other = shapes.convert_opset(shapes.infer(files.load(models.filled(OPSET_11, seed=1)).model), 13)
+    monkeypatch.setattr("edgeopt.shapes.convert_opset", lambda *_: other)
+    with pytest.raises(ModelError, match="the conversion to opset 13 changes the result: output 'y' differs"):
+        run(model)
+
+
+def test_nothing_to_do_returns_the_model_as_it_came() -> None:
+    text = '<ir_version: 6, opset_import: ["" : 11]> g (float[N,4] x) => (float[N,4] y) { y = Softmax(x) }'
+    model = shapes.infer(files.load(models.filled(text)).model)
+    done = run(model)
+    assert done.nothing_to_do
+    assert done.model is model  # opset 11 still
+    assert done.warnings == []
+    assert done.int8["nodes_int8"] == 0
+    assert done.int8["macs_int8_share"] == 0.0
+    assert done.int8["float_nodes"][0]["reason"] == "no int8 kernel for Softmax on this runtime"
+
+
+def test_only_movement_and_sums_are_nothing_to_do() -> None:
+    assert run(
+        shapes.infer(files.load(models.filled("g (float[N,4] x) => (float[N,4] y) { y = Add(x, x) }")).model)
+    ).nothing_to_do
+
+
+def test_nodes_in_bodies_are_reported() -> None:
+    model = shapes.infer(files.load(models.filled(BODY)).model)
+    found = {n["node"]: n["reason"] for n in run(model).int8["float_nodes"]}
+    assert found["inner"] == found["other"] == "lies in the body of an If, Loop or Scan"
+
+
+def test_samples_are_read_once_and_counted() -> None:
+    model, walked, told = tiny_net(), list[int](), list[int]()
+
+    def samples() -> Iterator[Sample]:
+        for k in range(9):
+            walked.append(k)
+            yield Sample(random_feed(input_specs(model), k), None)
+
+    run(model, samples=samples(), progress=lambda: told.append(1))
+    assert walked == list(range(9))
+    assert len(told) == 9
+
+
+def test_no_samples() -> None:
+    with pytest.raises(DataError, match="the calibration data has no samples"):
+        run(tiny_net(), samples=[])
+
+
+def test_values_that_overflow_inside_the_model() -> None:
+    model = shapes.infer(
+        files.load(
+            models.filled("g (float[N,4] x) => (float[N,3] y) <float[4,3] w> { e = Exp(x) y = MatMul(e, w) }")
+        ).model
+    )
+    sample = Sample({"x": np.full((1, 4), 1000, np.float32)}, None)
+    with pytest.raises(DataError, match="tensor 'e': the model computes NaN or infinite values"):
+        run(model, samples=[sample])
+
+
+def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "check", lambda *_: "a zero point is wrong")
+    with pytest.raises(CheckError, match="the int8 model failed its check: a zero point is wrong"):
+        run(tiny_net())
+
+
+def test_a_wrong_pass_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check is really asked: weights quantized along the wrong axis."""
+    monkeypatch.setattr("edgeopt.passes.quantize_int8.weight_axis", lambda node: int(node.name == "conv2"))
+    with pytest.raises(CheckError, match="failed its check"):
+        run(tiny_net())
+
+
+def test_a_kernel_that_the_runtime_does_not_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "kernels", lambda *_: Kernels({}, {"conv2": "Conv", "flat": "Reshape"}))
+    done = run(tiny_net())
+    assert {
+        "node": "conv2",
+        "op": "Conv",
+        "reason": "asked for int8, but onnxruntime computes it in float, as Conv",
+    } in done.int8["float_nodes"]
+    assert "flat" not in {n["node"] for n in done.int8["float_nodes"]}
+    assert done.int8["macs_int8_share"] < 0.5
+
+
+def test_without_verification_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "check", lambda *_: "never asked")
+    model = tiny_net()
+    run(model, oracle=Oracle(model, enabled=False))
