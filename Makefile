@@ -60,6 +60,6 @@ dist: $(STAMP)  ## build the sdist and the wheel into dist/
 	@$(BIN)/python -m build --no-isolation --quiet && ls dist
 
 clean:  ## remove everything that the targets and tools have made, .venv too
-	@rm -rf $(VENV) build dist demo-out *.egg-info .coverage .hypothesis
+	@rm -rf $(VENV) build dist edgeopt-demo *.egg-info .coverage .hypothesis
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -64,16 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("edgeopt: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has gone: nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 0
     except MemoryError as error:
         return _fail(UsageError(f"memory ran out: {error}", hint="use a smaller model or input"), 2, as_json, verbose)
     except OSError as error:  # no space, no temporary folder, too many open files: the machine's state, no bug
         text = f"the system refused: {error.strerror or error}"
         where = str(error.filename) if error.filename else None
-        return _fail(OutputError(text, where=where, hint="--verbose shows where"), 2, as_json, verbose)
+        code = _fail(OutputError(text, where=where, hint="--verbose shows where"), 2, as_json, verbose)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was stdout that failed: what is left in its buffer must not fail again at exit
+            _discard_stdout()
+        return code
     except Exception as error:  # noqa: BLE001 -- the last line of defence: a bug is reported as one
         return _fail(error, 1, as_json, verbose)
+
+
+def _discard_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: Exception, code: int, as_json: bool, verbose: bool) -> int:

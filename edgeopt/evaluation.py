@@ -46,7 +46,15 @@ class Comparison:
         return self.agreement.expected_drop
 
     def safe(self, max_drop: float) -> bool:
-        """Whether the loss is within ``max_drop``; for outputs without score, SQNR of at least 40 dB."""
+        """Whether the loss is within ``max_drop``; for outputs without score, SQNR of at least 40 dB.
+
+        What nothing tells (sequences, maps, texts without a score) is not safe.
+        """
+        told = self.drop() is not None or (self.agreement.worst() is not None and not self.agreement.unjudged)
+        return told and self.equivalent(max_drop)
+
+    def equivalent(self, max_drop: float) -> bool:
+        """The same for what is known already to be exact: outputs that no figure covers do not count against it."""
         drop = self.drop()
         if drop is not None:
             return drop <= max_drop + 1e-12
@@ -62,7 +70,12 @@ def compare(
 
 
 def compare_all(
-    first: Session, others: Sequence[Session], dataset: Dataset, progress: Callable[[], None] | None = None
+    first: Session,
+    others: Sequence[Session],
+    dataset: Dataset,
+    progress: Callable[[], None] | None = None,
+    *,
+    strict: bool = True,
 ) -> list[Comparison]:
     """Compare several models with the first one in one pass over the data set, sample by sample.
 
@@ -70,15 +83,15 @@ def compare_all(
 
     Raises:
         DataError: a sample cannot be used.
-        ModelError: a model does not run on a sample, or the outputs have other shapes.
+        ModelError: a model does not run on a sample, or (if ``strict``) the outputs have other shapes.
     """
-    agreements = [Agreement() for _ in others]
+    agreements = [Agreement(strict=strict) for _ in others]
     kept: list[list[dict[str, Any]]] = [[] for _ in range(1 + len(others))]
     labels: list[Any] = []
     for sample in dataset:
         found = [first.run(sample.inputs), *(s.run(_fitted(s, sample.inputs, first)) for s in others)]
         for agreement, outputs in zip(agreements, found[1:], strict=True):
-            agreement.add(found[0], outputs, sample.valid)
+            agreement.add(found[0], outputs, sample.valid, sample.batch)
         if dataset.metric is not None:
             for outputs, into in zip(found, kept, strict=True):
                 into += [row for row, _ in rows(sample, outputs)]

@@ -94,12 +94,17 @@ def median_interval(samples: Samples, confidence: float = 0.9) -> tuple[float, f
     if not samples:
         raise UsageError("no samples, at least one is needed", where="latency")
     ordered, n = sorted(samples), len(samples)
-    below = 0.0  # P(B < k), summed until another term would cost too much confidence
+    below = _share(n, 0)  # P(B < k + 1), summed until another term would cost too much confidence
     k = 0
-    while k < n // 2 and 1 - 2 * (below + math.comb(n, k) / 2**n) >= confidence:
-        below += math.comb(n, k) / 2**n
+    while k < n // 2 and 1 - 2 * below >= confidence:
         k += 1
+        below += _share(n, k)
     return ordered[max(k - 1, 0)], ordered[n - max(k, 1)]
+
+
+def _share(n: int, k: int) -> float:
+    """P(B = k); by logarithms, as exact binomial coefficients of thousands of samples take seconds."""
+    return math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
 
 
 def summarize(samples: Samples) -> Latency:

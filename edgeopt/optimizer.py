@@ -191,9 +191,8 @@ class Optimizer:
         sessions = [Session(c.model, threads=self._threads) for c in judging]
         advance = counting(self._progress, f"comparing {', '.join(c.choice for c in judging)}", len(self._evaluation))
         reference = Session(original.model, threads=self._threads)
-        for candidate, comparison in zip(
-            judging, compare_all(reference, sessions, self._evaluation, advance), strict=True
-        ):
+        found = compare_all(reference, sessions, self._evaluation, advance, strict=False)
+        for candidate, comparison in zip(judging, found, strict=True):
             candidate.comparison = comparison
         judged = next(c.comparison for c in candidates if c.comparison is not None)
         if self._evaluation.metric is None and len(candidates) > 1:
@@ -233,7 +232,14 @@ class Optimizer:
         if self._choice is not None:
             kept = [c for c in candidates if c.choice == self._choice]
             if kept:
-                return solve([self._lever(kept[0], original)], replace(self._budget, error=float("inf")))
+                lever = self._lever(kept[0], original)
+                solution = solve([lever], replace(self._budget, error=float("inf")))
+                if lever.error <= self._budget.error:
+                    return solution
+                self._warnings.append(
+                    f"the recipe's choice {self._choice!r} is not within --max-drop {self._budget.error:g} on this data"
+                )
+                return replace(solution, missed=("max_drop", *solution.missed))
             self._warnings.append(f"the recipe's choice {self._choice!r} cannot be made for this model; decided anew")
         while True:
             solution = solve([self._lever(c, original) for c in candidates], self._budget)
@@ -280,9 +286,14 @@ class Optimizer:
         )
 
     def _error(self, candidate: Candidate) -> float:
-        """0 for exact choices; else the drop, or infinity where SQNR says that it is unsafe."""
-        if candidate.choice != INT8 or candidate.comparison is None:
+        """0 for exact choices; else the drop, or infinity where it is unsafe.
+
+        Exact choices lose nothing without onnxruntime's optimizations; a drop with them is a drop all the same.
+        """
+        if candidate.choice == ORIGINAL or candidate.comparison is None:
             return 0.0
+        if candidate.choice == FLOAT:  # the oracle has compared the outputs that no figure covers
+            return 0.0 if candidate.comparison.equivalent(self._budget.error) else float("inf")
         if not candidate.comparison.safe(self._budget.error):
             return float("inf")
         drop = max(0.0, candidate.comparison.drop() or 0.0)
@@ -346,9 +357,14 @@ class Optimizer:
             return f"{'slower' if slower else 'not faster'} than the original when measured again"
         if lever.error > self._budget.error:
             drop = candidate.comparison.drop() if candidate.comparison is not None else None
+            if drop is None and candidate.comparison is not None and candidate.comparison.agreement.unjudged:
+                names = ", ".join(sorted(candidate.comparison.agreement.unjudged))
+                return f"no figure covers its output {names} (a sequence or text), and there is no score"
             if drop is None:
                 return "its outputs are too far from the original's (SQNR below 40 dB), and there is no score"
             return f"it loses {drop:.4g}, more than --max-drop {self._budget.error:g}"
+        if candidate.choice == ORIGINAL:
+            return "the reference; another choice serves the budgets better"
         if candidate.speedup is not None and candidate.speedup.slower:
             return "slower than the original"
         if candidate.speedup is not None and not candidate.speedup.faster:

@@ -1,7 +1,8 @@
 """The folder that ``optimize`` writes: model.onnx, report.json, recipe.toml, each atomically.
 
 Whenever the run is stopped, the folder holds a valid model or none: the model is replaced as a whole, and what
-belongs to an earlier model is removed before.
+belongs to an earlier model is removed before. Where weights lie in a file of their own, an earlier model goes first:
+it must not meet the weights of the new one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edgeopt.errors import OutputError
 from edgeopt.result import Result
 
 MODEL, REPORT, RECIPE = "model.onnx", "report.json", "recipe.toml"
+_WEIGHTS = f"{MODEL}.data"  # see files.save
 
 
 class OutputFolder:
@@ -28,6 +30,7 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._source: Path | None = None
+        self._weights: Path | None = None  # as this run wrote them
 
     def check(self, source: Path | None) -> None:
         """Refuse early what could not be written.
@@ -52,15 +55,19 @@ class OutputFolder:
         """
         try:
             self.path.mkdir(exist_ok=True)
-            for name in (REPORT, RECIPE):
+            apart = (self.path / _WEIGHTS).exists()
+            for name in (REPORT, RECIPE, MODEL) if apart else (REPORT, RECIPE):
                 (self.path / name).unlink(missing_ok=True)
+            if self._weights is not None:
+                self._weights.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"cannot be written: {error.strerror}", where=str(self.path)) from error
 
     def save_model(self, model: ir.Model) -> None:
         """Put a model that is safe to ship in place."""
         self._begin()
-        files.save(model, self.path / MODEL, inputs=[self._source])
+        written = files.save(model, self.path / MODEL, inputs=[self._source])
+        self._weights = next((p for p in written if p.name == _WEIGHTS), None)
 
     def finish(self, result: Result) -> None:
         """Write the model that was chosen, the report and the recipe."""

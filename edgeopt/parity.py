@@ -19,6 +19,7 @@ from edgeopt.runtime import as_array
 
 # Bound of an exact rewrite, as a share of the output's scale (its largest magnitude), by element type.
 _EXACT_BOUND = {"float64": 1e-10, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
+_LEAST_CERTAINTY = 0.1  # what a guessing model must lose, for the expected drop to tell anything at all
 
 
 @dataclass
@@ -67,7 +68,13 @@ class Difference:
 
 @dataclass
 class Agreement:
-    """How well a second model agrees with the first, over a data set."""
+    """How well a second model agrees with the first, over a data set.
+
+    Attributes:
+        strict: Outputs of other shapes are an error; else they count as infinitely far apart (the number of boxes
+            that a detector finds may differ).
+        unjudged: Outputs that no figure covers: sequences, maps, texts.
+    """
 
     outputs: dict[str, Difference] = field(default_factory=dict)
     samples: int = 0
@@ -75,12 +82,16 @@ class Agreement:
     same_decisions: int = 0
     expected_drop_sum: float = 0.0
     classifier: str | None = None
+    strict: bool = True
+    unjudged: set[str] = field(default_factory=set)
+    _guess_sum: float = 0.0
+    _no_classes: bool = False
 
-    def add(self, a: Mapping[str, Any], b: Mapping[str, Any], valid: int = 1) -> None:
-        """Count one run of both models; ``valid`` is how many rows of the batch are real samples.
+    def add(self, a: Mapping[str, Any], b: Mapping[str, Any], valid: int = 1, batch: int | None = None) -> None:
+        """Count one run of both models; ``valid`` rows of the ``batch`` (default: all) are real samples.
 
         Raises:
-            ModelError: the outputs differ in number or shape.
+            ModelError: the outputs differ in number, or (if ``strict``) in shape.
         """
         if len(a) != len(b):
             raise ModelError(f"the first model has {len(a)} outputs, the second {len(b)}")
@@ -88,6 +99,11 @@ class Agreement:
         for (name, x), (other_name, y) in zip(a.items(), b.items(), strict=True):
             left, right = as_array(x), as_array(y)
             if left is None or right is None or left.dtype.kind not in "biuf":
+                self.unjudged.add(name)
+                continue
+            if left.shape != right.shape and not self.strict:
+                found = self.outputs.setdefault(name, Difference())
+                found.max_abs_error = found.noise = math.inf
                 continue
             if left.shape != right.shape:
                 raise ModelError(
@@ -95,36 +111,55 @@ class Agreement:
                     where=f"output {name!r} / {other_name!r}",
                 )
             self.outputs.setdefault(name, Difference()).add(left, right)
-        self._decide(a, b, valid)
+        self._decide(a, b, valid, valid if batch is None else batch)
 
-    def _decide(self, a: Mapping[str, Any], b: Mapping[str, Any], valid: int) -> None:
-        """Top-1 decisions of a classifier: one float output of shape [N, classes]."""
+    def _decide(self, a: Mapping[str, Any], b: Mapping[str, Any], valid: int, batch: int) -> None:
+        """Top-1 decisions of a classifier: one float output of shape [batch, classes].
+
+        No classifier: a table with other rows than the batch (boxes), one column that is no probability (a
+        regression), NaN.
+        """
         floats = {k: v for k, v in a.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
         if len(floats) != 1:
             return
         name, left = next(iter(floats.items()))
         rows = left.reshape(left.shape[0], -1) if left.ndim >= 2 and math.prod(left.shape[2:]) == 1 else None
-        if rows is None or left.shape[0] < valid:
+        right = np.asarray(list(b.values())[list(a).index(name)])
+        if rows is None or left.shape[0] != batch or right.shape != left.shape:
+            self._no_classes = True
             return
-        position = list(a).index(name)
-        right = np.asarray(list(b.values())[position]).reshape(rows.shape)
-        p, q = probabilities(rows[:valid]), probabilities(right[:valid])
+        right = right.reshape(rows.shape)
+        if rows.shape[1] == 1 and not bool(((rows >= 0) & (rows <= 1)).all()):
+            self._no_classes = True
+            return
+        with np.errstate(invalid="ignore"):
+            p, q = probabilities(rows[:valid]), probabilities(right[:valid])
+        if not np.isfinite(p).all() or not np.isfinite(q).all():  # scores of -inf are fine, NaN and inf are not
+            self._no_classes = True
+            return
         self.classifier = name
         first, second = p.argmax(1), q.argmax(1)
         self.decisions += valid
         self.same_decisions += int((first == second).sum())
         index = np.arange(valid)
         self.expected_drop_sum += float((p[index, first] - p[index, second]).sum())
+        self._guess_sum += float((p[index, first] - 1 / p.shape[1]).sum())
 
     @property
     def top1_agreement(self) -> float | None:
         """Share of samples with the same top-1 class; None if the model is no classifier."""
-        return self.same_decisions / self.decisions if self.decisions else None
+        return self.same_decisions / self.decisions if self.decisions and not self._no_classes else None
 
     @property
     def expected_drop(self) -> float | None:
-        """Drop of accuracy to expect by the first model's own probabilities: mean(p[its class] - p[new class])."""
-        return self.expected_drop_sum / self.decisions if self.decisions else None
+        """Drop of accuracy to expect by the first model's own probabilities: mean(p[its class] - p[new class]).
+
+        None where it tells nothing: no classifier, or one so unsure that even guessing would hardly cost it
+        anything (an embedding's softmax is almost flat, and any other embedding would pass).
+        """
+        if not self.decisions or self._no_classes or self._guess_sum / self.decisions < _LEAST_CERTAINTY:
+            return None
+        return self.expected_drop_sum / self.decisions
 
     def worst(self) -> Difference | None:
         """The output with the lowest SQNR."""

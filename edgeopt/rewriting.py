@@ -178,7 +178,9 @@ def quantize(
     )
     result = done.model.clone()
     shapes.forget_inferred(result, shapes.stated(loaded.model))
-    finisher(loaded, "quantize", simplified.passes)(result, FLOAT if done.nothing_to_do else INT8)
+    changed = not done.nothing_to_do or any(p.changed for p in simplified.passes)
+    if changed:
+        finisher(loaded, "quantize", simplified.passes)(result, FLOAT if done.nothing_to_do else INT8)
     warnings = data.warnings + simplified.warnings + done.warnings
     report = head(loaded) | {"device": device_part(target.name, threads), "calibration": data.description}
     before, after = size_part(loaded.model, loaded.file_bytes), size_part(result)
@@ -199,10 +201,10 @@ def quantize(
         "passes": passes_part(simplified.passes),
         "int8": done.int8,
         "ratios": ratios_part(before, after, speedup),
-        "verdict": "unchanged" if done.nothing_to_do else "ok",
+        "verdict": "ok" if changed else "unchanged",
         "warnings": warnings,
     }
-    return Result(result, report, _loaded=loaded)
+    return Result(result, report, unchanged=not changed, _loaded=loaded)
 
 
 def _compared(

@@ -150,7 +150,12 @@ def _agreement_text(agreement: dict[str, Any]) -> str:
     parts = []
     if "top1_agreement" in agreement:
         parts.append(f"top-1 {agreement['top1_agreement']:.2%}")
-    parts.append(f"SQNR {agreement['sqnr_db']:.1f} dB" if "sqnr_db" in agreement else "outputs equal")
+    if "sqnr_db" in agreement:
+        parts.append(f"SQNR {agreement['sqnr_db']:.1f} dB")
+    elif agreement.get("max_abs_error") == 0:
+        parts.append("outputs equal")
+    else:  # an infinite SQNR is left out of the report whatever its sign
+        parts.append("no SQNR (NaN, other shapes, a zero reference, or nothing that can be compared)")
     if "cosine" in agreement:
         parts.append(f"cosine {agreement['cosine']:.6f}")
     if "max_abs_error" in agreement:
@@ -225,7 +230,7 @@ def _inspect(console: Console, report: dict[str, Any], verbose: bool) -> None:
         console.print(f"assumed for MACs and memory: {escape(assumed)}")
     ops = sorted(report["ops"].items(), key=lambda item: -item[1])
     console.print("operators: " + escape(", ".join(f"{n} × {op}" for op, n in ops)))
-    for finding in report["findings"]:
+    for finding in (f for f in report["findings"] if f["kind"] != "repair"):  # the heading tells of repairs
         console.print(f"{finding['kind']}: {escape(finding['text'])}")
 
 

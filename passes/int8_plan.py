@@ -190,7 +190,7 @@ def _constant_bounds(node: ir.Node) -> bool:
     for index, (key, default) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
         value = input_or_none(node, index)
         tensor = constant_tensor(value)
-        if value is not None and tensor is None:
+        if value is not None and (tensor is None or tensor.size != 1):
             return False
         bounds.append(
             float(tensor.numpy().reshape(-1)[0]) if tensor is not None else float(attribute(node, key, default))

@@ -182,7 +182,8 @@ def test_the_effort_decides_how_many_samples_are_used(effort: str, samples: int,
 def test_quantize_with_nothing_to_do(tmp_path: Path) -> None:
     given = tiny.write(tmp_path)
     result = api.quantize(given.model, calib=given.data, keep_float=["Conv", "Gemm"])
-    assert result.report["verdict"] == "unchanged"
+    assert result.report["verdict"] == "ok"  # simplified, that is
+    assert next(p["hits"] for p in result.report["passes"] if p["name"] == "fold_batchnorm") == 1
     assert any("no Conv, Gemm or MatMul can run in int8" in w for w in result.report["warnings"])
 
 

@@ -95,8 +95,14 @@ def test_a_drop_at_the_budget_is_safe(drop: float, budget: float, safe: bool) ->
     assert found.safe(budget) == safe
 
 
-def test_models_without_float_outputs_have_nothing_to_lose() -> None:
-    assert Comparison(Agreement(), None, None).safe(0.0)
+def test_what_no_figure_covers_is_not_safe() -> None:
+    found = Agreement()
+    found.add({"s": [np.zeros(2)]}, {"s": [np.zeros(2)]})
+    assert not Comparison(found, None, None).safe(1.0)
+    found.add({"y": np.ones((1, 2, 2)), "s": [np.zeros(2)]}, {"y": np.ones((1, 2, 2)), "s": [np.ones(2)]})
+    assert not Comparison(found, None, None).safe(1.0)
+    assert Comparison(found, None, None).equivalent(0.0)  # what the oracle has compared
+    assert Comparison(found, Score("m", 1.0, 2), Score("m", 1.0, 2)).safe(0.0)
 
 
 def test_a_metric_that_cannot_take_the_outputs() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edgeopt import files
@@ -39,6 +40,28 @@ def test_reports_of_an_earlier_model_go_with_it(tmp_path: Path) -> None:
     assert (tmp_path / "report.json").read_text() == "earlier"
     folder.save_model(result().model)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "notes.txt"]
+
+
+def test_weights_of_an_earlier_model_go_with_it(tmp_path: Path) -> None:
+    onnx.save(tiny.net(), tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=256)
+    folder = OutputFolder(tmp_path / "out")
+    folder.save_model(files.load(tmp_path / "m.onnx").model)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.onnx", "model.onnx.data"]
+    folder.finish(result())  # with its weights inside
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == NAMES
+
+
+def test_a_model_never_meets_the_weights_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("model.onnx", "model.onnx.data"):
+        (tmp_path / name).write_text("earlier")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        OutputFolder(tmp_path).save_model(result().model)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx.data"]
 
 
 def test_a_result_without_a_recipe(tmp_path: Path) -> None:

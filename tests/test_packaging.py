@@ -29,24 +29,24 @@ VERSION: str = PYPROJECT["project"]["version"]
 INFO = f"edgeopt-{VERSION}.dist-info"
 
 
-def run(*command: str | Path, cwd: Path, code: int = 0, **changes: str) -> str:
-    """Standard output of a child process; its other output is shown when it ends otherwise than with `code`."""
+def run(*command: str | Path, cwd: Path, errors: bool = False) -> str:
+    """Standard output of a child process that must succeed; `errors` adds its standard error."""
     result = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env=project_tree.environment(**changes),
+        env=project_tree.environment(),
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert result.returncode == code, (
-        f"{command}: {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
-    )
-    return result.stdout
+    assert result.returncode == 0, f"{command}: {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result.stdout + (result.stderr if errors else "")
 
 
 def build(tree: Path, out: Path, *kinds: str) -> Path:
-    run(sys.executable, "-m", "build", "--no-isolation", "--quiet", *kinds, "--outdir", out, tree, cwd=tree)
+    options = ("--no-isolation", "--quiet", *kinds, "--outdir")
+    output = run(sys.executable, "-m", "build", *options, out, tree, cwd=tree, errors=True)
+    assert "warning" not in output.lower(), output  # "would be ignored", a missing file, a deprecated setting
     return out
 
 

@@ -83,7 +83,7 @@ def test_agreement_counts_only_real_rows_of_a_padded_batch() -> None:
     found = Agreement()
     a = {"p": np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])}
     b = {"p": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])}
-    found.add(a, b, valid=2)
+    found.add(a, b, valid=2, batch=3)
     assert (found.samples, found.decisions, found.top1_agreement) == (2, 2, 1.0)
 
 
@@ -94,6 +94,10 @@ def test_agreement_counts_only_real_rows_of_a_padded_batch() -> None:
         {"a": np.zeros((1, 3, 4, 4))},  # a map
         {"a": np.zeros(3)},  # no batch
         {"a": np.zeros((1, 3), np.int64)},
+        {"a": np.eye(3)},  # a table of boxes: three rows for one sample
+        {"a": np.array([[1.5]])},  # one column that is no probability: a regression
+        {"a": np.array([[0.0, np.nan]])},
+        {"a": np.array([[0.0, np.inf]])},
     ],
 )
 def test_agreement_of_what_is_no_classifier(outputs: dict[str, Array]) -> None:
@@ -104,10 +108,32 @@ def test_agreement_of_what_is_no_classifier(outputs: dict[str, Array]) -> None:
     assert found.classifier is None
 
 
+def test_a_flat_softmax_tells_no_drop() -> None:
+    """An embedding: any other one would pass, since each class is as likely as the next."""
+    found = Agreement()
+    found.add({"a": np.eye(1, 128, 3)}, {"a": np.eye(1, 128, 5)})
+    assert found.top1_agreement == 0.0
+    assert found.expected_drop == pytest.approx(1.0)  # a row of probabilities
+    found = Agreement()
+    found.add({"a": np.eye(1, 128, 3) - np.eye(1, 128, 4)}, {"a": np.eye(1, 128, 5)})
+    assert found.top1_agreement == 0.0
+    assert found.expected_drop is None
+
+
+def test_other_shapes_are_infinitely_far_where_they_are_no_error() -> None:
+    found = Agreement(strict=False)
+    found.add({"a": np.zeros((2, 4))}, {"a": np.zeros((3, 4))})
+    worst = found.worst()
+    assert worst is not None
+    assert (worst.max_abs_error, worst.sqnr_db) == (math.inf, -math.inf)
+    assert found.expected_drop is None
+
+
 def test_agreement_skips_sequences_and_texts() -> None:
     found = Agreement()
     found.add({"s": [np.zeros(2)], "t": np.array(["a"], object)}, {"s": [np.zeros(2)], "t": np.array(["b"], object)})
     assert found.outputs == {}
+    assert found.unjudged == {"s", "t"}
     assert found.worst() is None
 
 

@@ -151,6 +151,12 @@ def test_bounds_without_zero_are_not_fused() -> None:
     assert found.tensors == ["x", "h"]
 
 
+def test_bounds_of_no_element_are_not_fused() -> None:
+    model = models.filled(graph("[c] h = Conv(x, w) [r] y = Clip(h, lo)", CONV))
+    model.graph.initializer.append(onnx.helper.make_tensor("lo", 1, [0], []))
+    assert plan(shapes.infer(files.load(model).model)).nodes == {"c"}
+
+
 def test_bounds_that_are_computed_are_not_fused() -> None:
     body = "[c] h = Conv(x, w) m = ReduceMin<keepdims=0>(x) [r] y = Clip(h, m)"
     assert planned(graph(body)).nodes == {"c"}
