@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import shtab
 
-from edgeopt import api, files
+from edgeopt import api, saving
 from edgeopt.cli_options import COMMANDS, add_options
 from edgeopt.errors import EdgeoptError, OutputError, UsageError
 from edgeopt.report import SCHEMA, version
@@ -110,7 +110,7 @@ def _run(arguments: dict[str, Any]) -> int:
     output = arguments.get("output")
     if output is not None and command not in ("optimize", "demo"):
         del arguments["output"]
-        files.check_output(Path(output), inputs=[_input_path(arguments)])
+        saving.check_output(Path(output), inputs=[_input_path(arguments)])
     arguments.pop("print_completion", None)
     arguments = {k: v for k, v in arguments.items() if v is not None}  # the verbs have the same defaults
     if command == "export" and "format" not in arguments:

@@ -80,3 +80,10 @@ class CheckError(EdgeoptError):
     """A check failed and no safe result exists."""
 
     exit_code = 4
+
+
+def root_cause(error: BaseException) -> str:
+    """The message of the error at the start of the chain, on one line, shortened to 300 characters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""Models in and out: read as untrusted input, repair what can be repaired, write atomically.
+"""Models in: read as untrusted input, repair what can be repaired.
 
 Reading a path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model`` never changes the caller's object. Weights in
 external files stay there, memory-mapped. What the IR cannot carry (sparse tensors, training information) is
@@ -7,12 +7,8 @@ kept: such a model is marked ``untouchable`` and every rewriting verb returns it
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +19,12 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 
-from edgeopt.errors import ModelError, OutputError, UsageError
-from edgeopt.graph import Names, graphs, stored_tensors
-from edgeopt.protos import all_graphs, check_tensors, densify, external_locations, lost_in_ir
-from edgeopt.runtime import INLINE_LIMIT_BYTES, external_folder, inline_bytes
+from edgeopt import saving
+from edgeopt.errors import ModelError, UsageError, root_cause
+from edgeopt.graph import Names, graphs
+from edgeopt.protos import check_tensors, densify, external_locations, lost_in_ir
+from edgeopt.runtime import external_folder
 
-METADATA_KEY = "edgeopt"
 _PROTOBUF_LIMIT_BYTES = 2**31 - 1
 _FOREIGN = {  # other formats that users hand over by mistake: offset, magic, name
     "onnxruntime's .ort": (4, b"ORTM"),
@@ -91,10 +87,10 @@ def load(source: Any) -> Loaded:
     """
     if isinstance(source, ir.Model):
         folder = external_folder(source)
-        data = serialize(source)
+        data = saving.serialize(source)
         return _from_proto(_parse(data, "model"), None, Path(folder) if folder else None, data)
     if isinstance(source, onnx.ModelProto):
-        data = _message_bytes(source)
+        data = saving.message_bytes(source)
         return _from_proto(_parse(data, "model"), None, None, data)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
@@ -170,7 +166,7 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, 
     try:
         model = ir.from_proto(proto)
     except Exception as error:
-        raise ModelError(f"cannot be understood: {_root(error)}", where=where) from error
+        raise ModelError(f"cannot be understood: {root_cause(error)}", where=where) from error
     if folder is not None:
         _anchor_external(model, folder)
     if model.ir_version < 4:
@@ -209,12 +205,6 @@ def _lift_ir_version(model: ir.Model) -> str:
     return f"IR version {before} → 4: {len(listed)} initializers are no longer listed as inputs"
 
 
-def _root(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())[:300]
-
-
 def _repair(model: ir.Model, where: str) -> list[str]:
     """Sort nodes and name them; values already have unique names (checked on the message)."""
     repairs: list[str] = []
@@ -244,154 +234,5 @@ def checker_error(model: ir.Model) -> str | None:
     try:
         ir_passes.CheckerPass()(model)
     except Exception as error:  # noqa: BLE001 -- the checker's and the serializer's errors have no common base
-        return _root(error)
+        return root_cause(error)
     return None
-
-
-def stamp(model: ir.Model, done: dict[str, Any]) -> None:
-    """Record in the model's metadata what edgeopt did to it (JSON under the key ``edgeopt``)."""
-    model.metadata_props[METADATA_KEY] = json.dumps(done, sort_keys=True, separators=(",", ":"))
-
-
-def check_output(path: Path, *, inputs: Sequence[Path | None] = ()) -> None:
-    """Refuse early what a later write would refuse, and what would overwrite an input.
-
-    Raises:
-        OutputError: the parent folder is missing or not writable, the path is a folder, a device or no possible
-            name, or it is one of the inputs.
-    """
-    try:
-        _check_output(path, inputs)
-    except OSError as error:  # a name that is too long, a folder that may not be read
-        raise OutputError(f"cannot be written: {error.strerror}", where=str(path)) from error
-
-
-def _check_output(path: Path, inputs: Sequence[Path | None]) -> None:
-    parent = path.parent
-    if "\0" in str(path):
-        raise OutputError("cannot be written: the name holds a NUL", where=str(path))
-    if not parent.exists():
-        raise OutputError(f"the folder {str(parent)!r} does not exist", where=str(path), hint="create it first")
-    if not parent.is_dir():
-        raise OutputError(f"{str(parent)!r} is not a folder", where=str(path))
-    if path.is_dir():
-        raise OutputError("is a folder, expected a file name", where=str(path))
-    if path.exists() and not path.is_file():
-        raise OutputError("is not a regular file", where=str(path), hint="results are written to files only")
-    for given in inputs:
-        if given is not None and path.exists() and given.exists() and path.samefile(given):
-            raise OutputError(
-                "is the input file, which is never overwritten",
-                where=str(path),
-                hint="choose another name for the output",
-            )
-    if not os.access(parent, os.W_OK):
-        raise OutputError(f"the folder {str(parent)!r} is not writable", where=str(path))
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block succeeds, and vanishes when not.
-
-    Raises:
-        OutputError: the file cannot be written (no space, no permission, …).
-    """
-    check_output(path)
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        os.close(handle)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file, or leave what was there."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def serialize(model: ir.Model) -> bytes:
-    """The model as one protobuf message, the same bytes for the same model; external data is not included.
-
-    Raises:
-        ModelError: it does not fit into a message.
-    """
-    return _message_bytes(model)
-
-
-def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The model as a message, without the types that onnx_ir repeats for initializers: they state their own."""
-    proto = ir.to_proto(model)
-    for graph in all_graphs(proto.graph):
-        stored = {t.name for t in graph.initializer}
-        kept = [v for v in graph.value_info if v.name not in stored]
-        if len(kept) != len(graph.value_info):
-            del graph.value_info[:]
-            graph.value_info.extend(kept)
-    return proto
-
-
-def _message_bytes(model: onnx.ModelProto | ir.Model) -> bytes:
-    try:
-        proto = to_proto(model) if isinstance(model, ir.Model) else model
-        return proto.SerializeToString(deterministic=True)
-    except Exception as error:  # the serializer's errors have no common base
-        raise ModelError(
-            f"does not fit into one protobuf message (2 GiB, graphs nested some 30 deep): {_root(error)}",
-            where="model",
-            hint="keep large weights in external files, and pass the model as a path",
-        ) from error
-
-
-def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> list[Path]:
-    """Save atomically; beside it ``NAME.data`` where the weights do not fit into one message or were external.
-
-    Returns:
-        The files written. Both are complete before either takes its place, the model last.
-
-    Raises:
-        OutputError: the target cannot be written or is one of ``inputs``.
-        ModelError: the model without its initializers does not fit into one message.
-    """
-    check_output(path, inputs=inputs)
-    external = any(isinstance(t, ir.ExternalTensor) for t in stored_tensors(model))
-    if not external and inline_bytes(model) <= INLINE_LIMIT_BYTES:
-        write_atomically(path, serialize(model))
-        return [path]
-    data_path = path.with_name(path.name + ".data")
-    used = {Path(t.base_dir, t.location).resolve() for t in stored_tensors(model) if isinstance(t, ir.ExternalTensor)}
-    if data_path.resolve() in used:
-        raise OutputError(
-            f"would overwrite the input's weights {data_path.name!r}",
-            where=str(path),
-            hint="choose another name for the output",
-        )
-    copy = model.clone()
-    with atomic(path) as message, atomic(data_path) as temporary:
-        ir.external_data.unload_from_model(copy, data_path.parent, temporary.name)
-        for graph in graphs(copy):
-            for value in graph.initializers.values():
-                if isinstance(t := value.const_value, ir.ExternalTensor):
-                    value.const_value = ir.ExternalTensor(
-                        data_path.name,
-                        t.offset,
-                        t.length,
-                        t.dtype,
-                        shape=t.shape,
-                        name=t.name,
-                        base_dir=str(data_path.parent),
-                    )
-        message.write_bytes(serialize(copy))
-    return [data_path, path]

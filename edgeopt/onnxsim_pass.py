@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeopt import files, shapes
+from edgeopt import files, saving, shapes
 from edgeopt.errors import EdgeoptError, UsageError
 from edgeopt.graph import input_specs, op_histogram, output_specs
 from edgeopt.oracle import Oracle, PassReport
@@ -41,7 +41,7 @@ def run_onnxsim(model: ir.Model, oracle: Oracle, timeout_s: float = _TIMEOUT_S) 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
         source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        files.save(model, source)
+        saving.save(model, source)
         command = [sys.executable, "-P", "-c", _CHILD, str(source), str(target)]
         try:
             done = subprocess.run(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeopt import files
+from edgeopt import saving
 from edgeopt.errors import OutputError
 from edgeopt.result import Result
 
 MODEL, REPORT, RECIPE = "model.onnx", "report.json", "recipe.toml"
-_WEIGHTS = f"{MODEL}.data"  # see files.save
+_WEIGHTS = f"{MODEL}.data"  # see saving.save
 
 
 class OutputFolder:
@@ -43,9 +43,9 @@ class OutputFolder:
             raise OutputError("is a file, expected a folder", where=str(self.path))
         if self.path.is_dir():
             for name in (MODEL, REPORT, RECIPE):
-                files.check_output(self.path / name, inputs=[source])
+                saving.check_output(self.path / name, inputs=[source])
         else:
-            files.check_output(self.path)
+            saving.check_output(self.path)
 
     def _begin(self) -> None:
         """Make the folder, and drop reports of an earlier model; not before there is a model to write.
@@ -66,7 +66,7 @@ class OutputFolder:
     def save_model(self, model: ir.Model) -> None:
         """Put a model that is safe to ship in place."""
         self._begin()
-        written = files.save(model, self.path / MODEL, inputs=[self._source])
+        written = saving.save(model, self.path / MODEL, inputs=[self._source])
         self._weights = next((p for p in written if p.name == _WEIGHTS), None)
 
     def finish(self, result: Result) -> None:
@@ -74,6 +74,6 @@ class OutputFolder:
         self._begin()
         result.save(self.path / MODEL)
         report = json.dumps(result.report, indent=1, allow_nan=False) + "\n"
-        files.write_atomically(self.path / REPORT, report.encode())
+        saving.write_atomically(self.path / REPORT, report.encode())
         if result.recipe is not None:
-            files.write_atomically(self.path / RECIPE, result.recipe.to_toml().encode())
+            saving.write_atomically(self.path / RECIPE, result.recipe.to_toml().encode())

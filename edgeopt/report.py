@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgeopt import files, runtime
+from edgeopt import files, runtime, saving
 from edgeopt.graph import opset
 from edgeopt.latency import Latency
 from edgeopt.memory import Memory
@@ -61,8 +61,8 @@ def size_part(model: ir.Model, file_bytes: int | None = None) -> dict[str, Any]:
 def saved_bytes(model: ir.Model) -> int:
     """Bytes that saving the model would write, external data included."""
     if external_folder(model) is None and inline_bytes(model) <= runtime.INLINE_LIMIT_BYTES:
-        return len(files.serialize(model))
-    return count(model).weight_bytes + len(files.serialize(model))
+        return len(saving.serialize(model))
+    return count(model).weight_bytes + len(saving.serialize(model))
 
 
 def measured_part(latency: Latency | None, memory: Memory | None, score: Any | None) -> dict[str, Any]:

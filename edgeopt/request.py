@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeopt import device as devices_
-from edgeopt import files, shapes
+from edgeopt import files, saving, shapes
 from edgeopt.device import Device
 from edgeopt.errors import DeviceError, UsageError
 from edgeopt.files import Loaded
@@ -134,7 +134,7 @@ def finisher(loaded: Loaded, verb: str, passes: Sequence[PassReport] = ()) -> Ca
     def finish(model: ir.Model, choice: str) -> ir.Model:
         done = {"version": version(), "verb": verb, "choice": choice, "source_sha256": loaded.sha256}
         hits = {p.name: len(p.hits) for p in passes if p.hits}
-        files.stamp(model, done | ({"passes": hits} if hits else {}))
+        saving.stamp(model, done | ({"passes": hits} if hits else {}))
         return model
 
     return finish

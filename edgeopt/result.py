@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from edgeopt import files
+from edgeopt import saving
 from edgeopt.files import Loaded
 from edgeopt.recipe import Recipe
 
@@ -40,7 +40,7 @@ class Result:
         data = self._verbatim()
         if data is not None:
             return onnx.load_from_string(data)
-        return files.to_proto(self.model)
+        return saving.to_proto(self.model)
 
     def save(self, path: str | Path) -> None:
         """Write the model atomically.
@@ -51,10 +51,10 @@ class Result:
         source = self._loaded.path if self._loaded is not None else None
         data = self._verbatim()
         if data is not None:
-            files.check_output(Path(path), inputs=[source])
-            files.write_atomically(Path(path), data)
+            saving.check_output(Path(path), inputs=[source])
+            saving.write_atomically(Path(path), data)
         else:
-            files.save(self.model, Path(path), inputs=[source])
+            saving.save(self.model, Path(path), inputs=[source])
 
     def _verbatim(self) -> bytes | None:
         return self._loaded.verbatim() if self._loaded is not None and self.unchanged else None
@@ -82,7 +82,7 @@ class Exported:
             OutputError: it cannot be written, or is the input file.
         """
         if self.data is None:
-            files.save(self.model, Path(path), inputs=[self._source])
+            saving.save(self.model, Path(path), inputs=[self._source])
         else:
-            files.check_output(Path(path), inputs=[self._source])
-            files.write_atomically(Path(path), self.data)
+            saving.check_output(Path(path), inputs=[self._source])
+            saving.write_atomically(Path(path), self.data)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from edgeopt import exporters, files, latency, shapes
+from edgeopt import exporters, files, latency, saving, shapes
 from edgeopt.calibration import open_dataset
 from edgeopt.errors import UsageError
 from edgeopt.feeds import runnable_feed
@@ -264,7 +264,7 @@ def export(
     if check:
         report["check"] = check
     if format == "onnx":
-        return Exported(loaded.model, None, report | {"file_bytes": len(files.serialize(loaded.model))}, loaded.path)
+        return Exported(loaded.model, None, report | {"file_bytes": len(saving.serialize(loaded.model))}, loaded.path)
     progress("writing the .ort format")
     data = exporters.to_ort(loaded.model, seed=seed)
     report.setdefault("check", {"compared": "the reloaded file with the model, on random inputs"})

@@ -144,7 +144,7 @@ def _operand_reason(node: ir.Node, by_int8: set[str]) -> str | None:
     if any(dtype_of(v) != _FLOAT32 for v in missing):
         return f"its operand {missing[0].name!r} is not known to be float32"
     if len(dynamic) < len(node.inputs) and is_op(node, "Add") and is_op(dynamic[0].producer(), "MatMul"):
-        return "the bias of a MatMul: float is exact and costs nothing there"
+        return "the bias of a MatMul: onnxruntime fuses the two into one float Gemm"
     if node.op_type == "AveragePool" and attribute(node, "count_include_pad", 0) and any(attribute(node, "pads", ())):
         return "AveragePool that counts its padding"
     return None

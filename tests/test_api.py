@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 import edgeopt
-from edgeopt import api, files, schemas
+from edgeopt import api, files, saving, schemas
 from edgeopt.errors import DataError, EdgeoptError, ModelError, UsageError
 from edgeopt.exporters import ExportCheck
 from edgeopt.graph import input_specs, opset, output_specs
@@ -47,7 +47,7 @@ def untyped(value: Any) -> Any:
 
 def snapshot(model: Any) -> Any:
     if isinstance(model, ir.Model):
-        return files.serialize(model)
+        return saving.serialize(model)
     return model.SerializeToString(deterministic=True) if isinstance(model, onnx.ModelProto) else model
 
 
@@ -74,12 +74,12 @@ def test_every_verb_takes_every_form_and_leaves_it_as_it_was(verb: str, form: st
 def test_what_comes_back_is_no_part_of_what_was_given(verb: str, tmp_path: Path) -> None:
     given = tiny.write(tmp_path)
     model = ir.load(given.model)
-    before = files.serialize(model)
+    before = saving.serialize(model)
     result = VERBS[verb](model, given)
     result.model.graph.name = "mine"
     for node in list(result.model.graph):
         node.name = f"mine_{node.name}"
-    assert files.serialize(model) == before
+    assert saving.serialize(model) == before
     assert result.model is not model
 
 
@@ -104,7 +104,7 @@ def test_a_result_has_model_message_report_and_save(verb: str, tmp_path: Path) -
 def test_the_same_input_gives_the_same_bytes(verb: str, tmp_path: Path) -> None:
     given = tiny.write(tmp_path)
     first, second = (VERBS[verb](given.model, given) for _ in range(2))
-    assert files.serialize(first.model) == files.serialize(second.model)
+    assert saving.serialize(first.model) == saving.serialize(second.model)
 
 
 def test_simplify_folds_and_computes_the_same(tmp_path: Path) -> None:

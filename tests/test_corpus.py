@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgeopt import files
+from edgeopt import files, saving
 from edgeopt.errors import EdgeoptError
 from edgeopt.graph import graphs
 from edgeopt.ops import is_random
@@ -101,9 +101,9 @@ def test_simplify(path: Path) -> None:
         found = files.load(path)
     except EdgeoptError:
         pytest.fail("every model of the corpus can be read")
-    start = files.serialize(found.model)
+    start = saving.serialize(found.model)
     done = simplify(found.model, Oracle(found.model), checker_clean=found.checker_error is None)
-    assert files.serialize(found.model) == start
+    assert saving.serialize(found.model) == start
     assert interface(done.model) == interface(found.model)
     for report in done.passes:
         assert report.rolled_back == [], report.name
@@ -112,7 +112,7 @@ def test_simplify(path: Path) -> None:
     if any(is_random(node) for graph in graphs(found.model) for node in graph if node.domain == ""):
         return
     data = path.read_bytes()
-    for k, (before, after) in enumerate(zip(results(data), results(files.serialize(done.model)), strict=True)):
+    for k, (before, after) in enumerate(zip(results(data), results(saving.serialize(done.model)), strict=True)):
         if before is not None:
             assert after is not None, f"feed {k}: the simplified model does not run"
             assert list(before) == list(after)

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeopt import exporters, files
+from edgeopt import exporters, saving
 from edgeopt.errors import CheckError, ModelError, UsageError
 from edgeopt.exporters import from_torch
 from edgeopt.graph import input_specs, op_histogram, opset, output_specs
@@ -69,7 +69,7 @@ def test_stdout_stays_clean_and_no_path_is_left_in_the_model(
 ) -> None:
     model, _ = from_torch(nets.ConvNet(), torch.rand(2, 3, 8, 8))
     assert capfd.readouterr().out == ""
-    text = files.serialize(model)
+    text = saving.serialize(model)
     assert b"torch_nets" not in text.replace(b"tests.torch_nets.ConvNet", b"")
     assert b".py" not in text
     assert b"site-packages" not in text
@@ -78,7 +78,7 @@ def test_stdout_stays_clean_and_no_path_is_left_in_the_model(
 def test_same_input_same_bytes(nets: ModuleType, torch: Any) -> None:
     net, image = nets.ConvNet(), torch.rand(2, 3, 8, 8)
     first, second = (from_torch(net, image) for _ in range(2))
-    assert files.serialize(first[0]) == files.serialize(second[0])
+    assert saving.serialize(first[0]) == saving.serialize(second[0])
     assert first[1] == second[1]
 
 

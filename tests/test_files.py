@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeopt import files
-from edgeopt.errors import ExternalDataError, ModelError, OutputError, UsageError
+from edgeopt import files, saving
+from edgeopt.errors import ExternalDataError, ModelError, UsageError
 from edgeopt.graph import constant, weight_tensors
-from edgeopt.runtime import Level, Session
-from tests.conftest import ROOT
+from edgeopt.runtime import Session
 from tests.models import assert_same, filled, model, proto
 
 SMALL = "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }"
@@ -61,9 +57,9 @@ def test_load_never_changes_the_callers_object() -> None:
     files.load(message)
     assert message.SerializeToString(deterministic=True) == before
     given = model(SMALL)
-    text = files.serialize(given)
+    text = saving.serialize(given)
     files.load(given)
-    assert files.serialize(given) == text
+    assert saving.serialize(given) == text
 
 
 # ------------------------------------------------------------------------------------------------ load: what it refuses
@@ -279,7 +275,7 @@ def test_everything_beside_the_graph_survives() -> None:
     message.graph.input[0].doc_string = "the input"
     annotation = message.graph.quantization_annotation.add(tensor_name="t")
     annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="w")
-    written = onnx.load_from_string(files.serialize(files.load(message).model))
+    written = onnx.load_from_string(saving.serialize(files.load(message).model))
     assert (written.producer_name, written.producer_version, written.domain) == ("p", "1", "d")
     assert (written.model_version, written.doc_string, written.graph.doc_string) == (7, "about", "the graph")
     assert {p.key: p.value for p in written.metadata_props}["k"] == "v"
@@ -302,13 +298,13 @@ def test_every_element_type_survives(kind: str) -> None:
     info = helper.make_tensor_value_info("y", number, [3])
     graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [info], [tensor])
     message = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    written = onnx.load_from_string(files.serialize(files.load(message).model)).graph.initializer[0]
+    written = onnx.load_from_string(saving.serialize(files.load(message).model)).graph.initializer[0]
     assert written.data_type == number
     assert np.array_equal(numpy_helper.to_array(written), numpy_helper.to_array(tensor))
 
 
 def test_the_same_model_gives_the_same_bytes() -> None:
-    assert files.serialize(files.load(filled(BIG)).model) == files.serialize(files.load(filled(BIG)).model)
+    assert saving.serialize(files.load(filled(BIG)).model) == saving.serialize(files.load(filled(BIG)).model)
 
 
 def sparse_model() -> onnx.ModelProto:
@@ -335,13 +331,6 @@ def test_a_model_with_training_information_is_untouchable() -> None:
     assert found.original == message.SerializeToString(deterministic=True)
 
 
-def test_stamp() -> None:
-    found = files.load(proto(SMALL)).model
-    files.stamp(found, {"verb": "simplify", "a": 1})
-    written = onnx.load_from_string(files.serialize(found))
-    assert json.loads({p.key: p.value for p in written.metadata_props}["edgeopt"]) == {"a": 1, "verb": "simplify"}
-
-
 # ------------------------------------------------------------------------------------------------ external data
 def test_external_data_round_trip(tmp_path: Path) -> None:
     found = files.load(external(tmp_path))
@@ -349,7 +338,7 @@ def test_external_data_round_trip(tmp_path: Path) -> None:
     assert all(isinstance(t, ir.ExternalTensor) for t in weight_tensors(found.model).values())
     assert found.file_bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
     (tmp_path / "out").mkdir()
-    written = files.save(found.model, tmp_path / "out" / "n.onnx")
+    written = saving.save(found.model, tmp_path / "out" / "n.onnx")
     assert written == [tmp_path / "out" / "n.onnx.data", tmp_path / "out" / "n.onnx"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["n.onnx", "n.onnx.data"]
     assert (tmp_path / "out" / "n.onnx").stat().st_size < 1000
@@ -390,7 +379,7 @@ def test_external_data_of_attributes_is_read(tmp_path: Path) -> None:
     assert found.checker_error is None
     assert_same(found.model, model(text), 0)
     (tmp_path / "out").mkdir()
-    assert files.save(found.model, tmp_path / "out" / "n.onnx") == [tmp_path / "out" / "n.onnx"]
+    assert saving.save(found.model, tmp_path / "out" / "n.onnx") == [tmp_path / "out" / "n.onnx"]
     assert_same(files.load(tmp_path / "out" / "n.onnx").model, model(text), 0)
 
 
@@ -481,151 +470,3 @@ def test_external_data_hidden_in_a_sparse_tensor(tmp_path: Path, monkeypatch: py
     (tmp_path / "inner" / "m.onnx").write_bytes(message.SerializeToString())
     with pytest.raises(ExternalDataError, match="leaves the model's folder"):
         files.load(tmp_path / "inner" / "m.onnx")
-
-
-# ------------------------------------------------------------------------------------------------ save
-def test_save_small(tmp_path: Path) -> None:
-    found = files.load(small()).model
-    assert files.save(found, tmp_path / "n.onnx") == [tmp_path / "n.onnx"]
-    assert_same(found, files.load(tmp_path / "n.onnx").model, 0)
-    assert [p.name for p in tmp_path.iterdir()] == ["n.onnx"]
-
-
-def test_save_has_the_usual_permissions(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        files.save(files.load(small()).model, tmp_path / "n.onnx")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "n.onnx").stat().st_mode & 0o777 == 0o640
-
-
-def test_save_of_weights_beyond_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 1000)
-    found = files.load(filled(BIG)).model
-    assert len(files.save(found, tmp_path / "n.onnx")) == 2
-    assert_same(found, files.load(tmp_path / "n.onnx").model, 0)
-    assert not any(isinstance(t, ir.ExternalTensor) for t in weight_tensors(found).values())  # not mutated
-
-
-def test_save_over_an_input(tmp_path: Path) -> None:
-    path = external(tmp_path)
-    found = files.load(path).model
-    (tmp_path / "link.onnx").symlink_to(path)
-    for target in (path, tmp_path / "link.onnx"):
-        with pytest.raises(OutputError, match="input file"):
-            files.save(found, target, inputs=[None, path])
-
-
-def test_save_over_the_inputs_weights(tmp_path: Path) -> None:
-    external(tmp_path)
-    (tmp_path / "m.onnx.bin").rename(tmp_path / "n.onnx.data")
-    found = files.load(with_location_of_renamed(tmp_path))
-    with pytest.raises(OutputError, match="would overwrite the input's weights"):
-        files.save(found.model, tmp_path / "n.onnx")
-
-
-def with_location_of_renamed(folder: Path) -> Path:
-    message = onnx.load(folder / "m.onnx", load_external_data=False)
-    for tensor in message.graph.initializer:
-        tensor.external_data[0].value = "n.onnx.data"
-    (folder / "m.onnx").write_bytes(message.SerializeToString())
-    return folder / "m.onnx"
-
-
-def test_save_where_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = files.load(small()).model
-    with pytest.raises(OutputError, match="does not exist"):
-        files.save(found, tmp_path / "no" / "n.onnx")
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="is not a folder"):
-        files.save(found, tmp_path / "file" / "n.onnx")
-    with pytest.raises(OutputError, match="is a folder"):
-        files.save(found, tmp_path)
-    with pytest.raises(OutputError, match="not a regular file"):
-        files.save(found, Path(os.devnull))
-    assert Path(os.devnull).is_char_device()
-    with pytest.raises(OutputError, match="File name too long"):
-        files.save(found, tmp_path / ("n" * 5000))
-    with pytest.raises(OutputError, match="cannot be written"):
-        files.save(found, tmp_path / "n\0.onnx")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(OutputError, match="not writable"):
-        files.save(found, tmp_path / "n.onnx")
-
-
-def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "n.onnx"
-    path.write_bytes(b"old")
-
-    def fail() -> None:
-        with files.atomic(path) as temporary:
-            temporary.write_bytes(b"half of the n")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["n.onnx"]
-
-
-def test_a_failing_message_leaves_the_old_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data and model are both complete before either takes its place."""
-    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 1000)
-    old = files.load(filled(BIG, seed=1)).model
-    files.save(old, tmp_path / "n.onnx")
-
-    def fail(_: ir.Model) -> bytes:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "serialize", fail)
-    with pytest.raises(OutputError, match="No space left"):
-        files.save(files.load(filled(BIG, seed=2)).model, tmp_path / "n.onnx")
-    monkeypatch.undo()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["n.onnx", "n.onnx.data"]
-    assert_same(old, files.load(tmp_path / "n.onnx").model, 0)
-
-
-FULL = """
-import resource, sys
-from pathlib import Path
-from edgeopt import files
-from edgeopt.errors import OutputError
-found = files.load(Path(sys.argv[1])).model
-resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-files.INLINE_LIMIT_BYTES = int(sys.argv[3])
-try:
-    files.save(found, Path(sys.argv[2]))
-except OutputError as error:
-    print(error.message)
-"""
-
-
-@pytest.mark.parametrize("limit", [10**9, 1000])
-def test_a_full_disk_leaves_the_old_file(limit: int, tmp_path: Path) -> None:
-    source, target = tmp_path / "m.onnx", tmp_path / "n.onnx"
-    source.write_bytes(filled(BIG).SerializeToString())
-    target.write_bytes(b"old")
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(source), str(target), str(limit)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    assert "cannot be written: File too large" in done.stdout
-    assert target.read_bytes() == b"old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "n.onnx"]
-
-
-def test_write_atomically(tmp_path: Path) -> None:
-    files.write_atomically(tmp_path / "a", b"one")
-    files.write_atomically(tmp_path / "a", b"two")
-    assert (tmp_path / "a").read_bytes() == b"two"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_saved_model_runs_with_default_options(tmp_path: Path) -> None:
-    files.save(files.load(small()).model, tmp_path / "n.onnx")
-    found = Session(tmp_path / "n.onnx", Level.DEFAULT).run({"x": np.ones(2, np.float32)})
-    assert found["y"].tolist() == [2, 3]

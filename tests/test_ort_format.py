@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeopt import files, ort_format
+from edgeopt import files, ort_format, saving
 from edgeopt.errors import CheckError, ModelError, UsageError
 from edgeopt.graph import Array, input_specs
 from edgeopt.ort_format import to_ort
@@ -62,10 +62,10 @@ def feed_of(source: ir.Model, batch: int) -> dict[str, Array]:
 @pytest.mark.parametrize("text", [NET, INT8], ids=["float", "int8"])
 def test_the_file_runs_like_the_model(text: str, level: Any) -> None:
     source = filled(text)
-    before = files.serialize(source)
+    before = saving.serialize(source)
     data = to_ort(source, level=level)
     assert data[4:8] == b"ORTM"
-    assert files.serialize(source) == before
+    assert saving.serialize(source) == before
     feed = feed_of(source, 3)
     expected = Session(source).run(feed)["y"]
     assert np.abs(expected).max() > 0

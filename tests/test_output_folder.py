@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgeopt import files
+from edgeopt import files, saving
 from edgeopt.errors import OutputError
 from edgeopt.output_folder import OutputFolder
 from edgeopt.recipe import Recipe
@@ -58,7 +58,7 @@ def test_a_model_never_meets_the_weights_of_the_next(tmp_path: Path, monkeypatch
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "save", killed)
+    monkeypatch.setattr(saving, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         OutputFolder(tmp_path).save_model(result().model)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx.data"]
@@ -90,7 +90,7 @@ def test_none_of_the_files_may_be_a_folder(name: str, tmp_path: Path) -> None:
 
 
 def test_the_model_in_it_is_not_the_input(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(files.serialize(result().model))
+    (tmp_path / "model.onnx").write_bytes(saving.serialize(result().model))
     (tmp_path / "link.onnx").symlink_to("model.onnx")
     for source in ("model.onnx", "link.onnx"):
         with pytest.raises(OutputError, match="is the input file"):

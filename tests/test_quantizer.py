@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeopt import files, quantizer, shapes
+from edgeopt import files, quantizer, saving, shapes
 from edgeopt.calibration import Sample
 from edgeopt.errors import CheckError, DataError, ModelError
 from edgeopt.feeds import random_feed
@@ -67,9 +67,9 @@ def test_the_report_counts_nodes_and_macs() -> None:
 
 def test_the_input_is_not_mutated() -> None:
     model = tiny_net()
-    before = files.serialize(model)
+    before = saving.serialize(model)
     run(model)
-    assert files.serialize(model) == before
+    assert saving.serialize(model) == before
 
 
 def test_the_share_of_macs_is_that_of_int8_nodes() -> None:

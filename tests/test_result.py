@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgeopt import api, files
+from edgeopt import api, files, saving
 from edgeopt.errors import OutputError
 from edgeopt.result import Exported, Result
 from tests import models, tiny
@@ -15,14 +15,14 @@ def test_the_message_is_made_once_and_is_the_model() -> None:
     loaded = files.load(tiny.net())
     result = Result(loaded.model, {})
     assert result.proto is result.proto
-    assert result.proto.SerializeToString(deterministic=True) == files.serialize(loaded.model)
+    assert result.proto.SerializeToString(deterministic=True) == saving.serialize(loaded.model)
 
 
 def test_a_result_is_saved_as_the_model(tmp_path: Path) -> None:
     result = Result(files.load(tiny.net()).model, {})
     result.save(tmp_path / "a.onnx")
     result.save(str(tmp_path / "b.onnx"))
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes() == files.serialize(result.model)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes() == saving.serialize(result.model)
 
 
 def test_an_unchanged_result_is_the_file_as_given(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_an_unchanged_result_is_the_file_as_given(tmp_path: Path) -> None:
     result.save(tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "in.onnx").read_bytes()
     assert result.proto == proto
-    assert files.serialize(loaded.model) != (tmp_path / "in.onnx").read_bytes()
+    assert saving.serialize(loaded.model) != (tmp_path / "in.onnx").read_bytes()
 
 
 def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
 def test_an_export_of_onnx_is_saved_as_the_model(tmp_path: Path) -> None:
     model = files.load(tiny.net()).model
     Exported(model, None, {}).save(tmp_path / "a.onnx")
-    assert (tmp_path / "a.onnx").read_bytes() == files.serialize(model)
+    assert (tmp_path / "a.onnx").read_bytes() == saving.serialize(model)
 
 
 def test_an_export_of_bytes_is_saved_as_them(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeopt import files
+from edgeopt import files, saving
 from edgeopt.graph import constant, graphs, op_histogram
 from edgeopt.rewrite import CLEAN_UP, Answer, Rewrite, Skip, apply
 from tests.models import loaded
@@ -132,11 +132,11 @@ def forward(op_type: str) -> Callable[[ir.Node], Answer]:
 )
 def test_an_output_stays_a_value_that_its_own_graph_computes(text: str, reason: str) -> None:
     made = loaded(text)
-    before = files.serialize(made)
+    before = saving.serialize(made)
     done = apply(Made(forward("Abs")), made)
     assert done.hits == []
     assert [(s.node, reason in s.reason) for s in done.skips] == [("n", True)]
-    assert files.serialize(made) == before
+    assert saving.serialize(made) == before
 
 
 def test_an_output_keeps_name_type_and_dims() -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgeopt import files, runtime
+from edgeopt import files, runtime, saving
 from edgeopt.errors import ModelError
 from edgeopt.runtime import Level, Session, as_array, external_folder, inline_bytes, options, short, version
 from tests.models import filled, model
@@ -33,8 +33,8 @@ def test_options() -> None:
 @pytest.mark.parametrize("level", Level)
 def test_session_takes_a_model_bytes_and_a_path(level: Level, tmp_path: Path) -> None:
     made = model(ADD)
-    (tmp_path / "m.onnx").write_bytes(files.serialize(made))
-    for source in (made, files.serialize(made), tmp_path / "m.onnx"):
+    (tmp_path / "m.onnx").write_bytes(saving.serialize(made))
+    for source in (made, saving.serialize(made), tmp_path / "m.onnx"):
         session = Session(source, level)
         assert (session.input_names, session.output_names) == (["x"], ["y"])
         assert session.run(X)["y"].tolist() == [2, 3]
@@ -86,10 +86,10 @@ def test_weights_beyond_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "g (float[300] x) => (float[300] y) <float[300] w, float[2] s = {1, 2}> { y = Add(x, w) }"
     made = files.load(filled(text)).model
     assert inline_bytes(made) == 1208
-    before = files.serialize(made)
+    before = saving.serialize(made)
     found = Session(made, Level.NONE).run({"x": np.zeros(300, np.float32)})
     assert np.array_equal(found["y"], made.graph.initializers["w"].const_value.numpy())  # type: ignore[union-attr]
-    assert files.serialize(made) == before
+    assert saving.serialize(made) == before
 
 
 def saved(folder: Path, name: str = "m") -> ir.Model:

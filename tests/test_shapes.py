@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeopt import files
+from edgeopt import files, saving
 from edgeopt.errors import ModelError, UsageError
 from edgeopt.graph import dims_of, dtype_of, graphs, input_specs, opset
 from edgeopt.shapes import convert_opset, fix_dims, forget_inferred, infer, parse_shape, stated
@@ -146,11 +146,11 @@ def test_fix_dims_of_an_unknown_rank() -> None:
 )
 def test_fix_dims_refuses(shapes: dict[str, tuple[int, ...]], text: str) -> None:
     made = model("g (float[N,3,H] x, float[H,2] z) => (float[N,3,H] y) { y = Neg(x) }")
-    before = files.serialize(made)
+    before = saving.serialize(made)
     with pytest.raises(UsageError, match=text) as caught:
         fix_dims(made, shapes)
     assert str(caught.value).startswith("--input-shape")
-    assert files.serialize(made) == before
+    assert saving.serialize(made) == before
 
 
 def test_convert_opset() -> None:

@@ -178,6 +178,8 @@ def test_equal_outputs_and_a_small_report(capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert "model  opset 13  sha256 ffffffffffff" in out
     assert "agreement with the original: outputs equal, max error 0 over 3 samples" in out
+    print_report("simplify", report | {"agreement": {"samples": 3, "cosine": 1.0}})  # what is infinite is left out
+    assert "agreement with the original: no SQNR (NaN, " in capsys.readouterr().out
     assert ["weights", "4", "B", "0", "B"] in [line.split() for line in out.splitlines()]
 
 

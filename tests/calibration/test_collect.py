@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from edgeopt import files
+from edgeopt import saving
 from edgeopt.calibration.collect import collect
 from edgeopt.errors import DataError, ModelError
 from edgeopt.graph import Array
@@ -22,12 +22,12 @@ def feeds(*values: list[float]) -> Iterator[dict[str, Array]]:
 def test_collect() -> None:
     seen: list[None] = []
     made = model(TEXT)
-    before = files.serialize(made)
+    before = saving.serialize(made)
     ranges = collect(made, ["x", "a", "b", "y", "a"], feeds([1, 2], [-3, 0.5]), progress=lambda: seen.append(None))
     assert ranges == {"x": (-3, 2), "a": (0.25, 9), "b": (-9, -0.25), "y": (0, 0)}
     assert list(ranges) == ["x", "a", "b", "y"]
     assert len(seen) == 2
-    assert files.serialize(made) == before
+    assert saving.serialize(made) == before
 
 
 def test_collect_of_inputs_only_runs_nothing() -> None:

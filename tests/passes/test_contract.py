@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeopt import files, shapes
+from edgeopt import files, saving, shapes
 from edgeopt.graph import graphs, input_specs, output_specs
 from edgeopt.oracle import Oracle, run_checked
 from edgeopt.passes import EXACT
@@ -155,7 +155,7 @@ def test_contract(rule: str, name: str) -> None:
     found = files.load(source)
     assert source.SerializeToString(deterministic=True) == given
     model = shapes.infer(found.model)
-    start = files.serialize(model)
+    start = saving.serialize(model)
     clean = files.checker_error(model) is None
     oracle = Oracle(model)
     assert (oracle.problem is not None) == (name in PROBLEMS), oracle.problem
@@ -163,7 +163,7 @@ def test_contract(rule: str, name: str) -> None:
 
     after, report = run_checked(RULES[rule], model, oracle)
 
-    assert files.serialize(model) == start  # not mutated
+    assert saving.serialize(model) == start  # not mutated
     assert report.rolled_back == []
     assert report.changed == (after is not model)
     assert interface(after) == interface(model)
@@ -182,7 +182,7 @@ def test_contract(rule: str, name: str) -> None:
     assert (second.hits, second.removed_initializers) == ([], 0)
     assert again is after
     twin, _ = run_checked(RULES[rule], model, oracle)  # deterministic
-    assert files.serialize(twin) == files.serialize(after)
+    assert saving.serialize(twin) == saving.serialize(after)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -222,4 +222,4 @@ def test_rules_hold_no_state(rule: Rule) -> None:
         model = shapes.infer(files.load(filled(MODELS[name])).model)
         a, _ = run_checked(rule, model, Oracle(model))
         b, _ = run_checked(copy.deepcopy(twin), model, Oracle(model))
-        assert files.serialize(a) == files.serialize(b)
+        assert saving.serialize(a) == saving.serialize(b)

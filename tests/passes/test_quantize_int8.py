@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeopt import files, shapes
+from edgeopt import files, saving, shapes
 from edgeopt.calibration.collect import collect
 from edgeopt.errors import ModelError
 from edgeopt.feeds import random_feed
@@ -273,7 +273,7 @@ def test_constants_of_sums_and_products_are_stored_in_the_type_of_activations(op
 
 def test_the_same_input_gives_the_same_bytes() -> None:
     text = graph("[c] h = Conv(x, w, b) [r] y = Relu(h)", f"{CONV}, float[3] b")
-    assert files.serialize(quantized(text)[1]) == files.serialize(quantized(text)[1])
+    assert saving.serialize(quantized(text)[1]) == saving.serialize(quantized(text)[1])
 
 
 def test_names_that_are_taken_are_not_used_again() -> None:
