@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,8 @@ import onnx_ir as ir
 from edgeopt import cutouts, rewrite
 from edgeopt.errors import ModelError
 from edgeopt.feeds import runnable_feed
-from edgeopt.graph import Array, graphs, input_specs
-from edgeopt.parity import exact_bound, is_float
+from edgeopt.graph import Array, graphs, input_specs, weight_tensors
+from edgeopt.parity import channel_errors, exact_bound, is_float
 from edgeopt.rewrite import CLEAN_UP, Applied, Hit, Rule, Skip
 from edgeopt.runtime import Level, Session, as_array
 
@@ -117,6 +117,50 @@ class Oracle:
             return f"the rewritten model does not run: {error.message}", math.inf
         return None, worst
 
+    def inner_disagreement(
+        self, before: ir.Model, after: ir.Model, places: Mapping[str, Sequence[tuple[str, str]]]
+    ) -> dict[str, str]:
+        """Compare replaced values inside the whole models, channel by channel: for places that cannot be cut out.
+
+        Args:
+            before: The model that the pass was applied to.
+            after: What it made of it.
+            places: Anchor to pairs (name of the value before, name of what took its place).
+
+        Returns:
+            The anchors that disagree, or whose values cannot be seen (they lie in a body), with the reason.
+        """
+        old = _exposed(before, {a for p in places.values() for a, _ in p})
+        wanted = {b for p in places.values() for _, b in p}
+        new = _exposed(after, wanted)
+        constants = {n: t.numpy() for n, t in weight_tensors(after).items() if n in wanted}
+        failed: dict[str, str] = {}
+        try:
+            first, second = Session(old, Level.NONE), Session(new, Level.NONE)
+            for feed in self._feeds:
+                values = first.run(feed, timeout_s=_TIMEOUT_S)
+                nudged = first.run({n: _nudged(a) for n, a in feed.items()}, timeout_s=_TIMEOUT_S)
+                found = {**constants, **feed, **second.run(feed, timeout_s=_TIMEOUT_S)}
+                for anchor, pairs in places.items():
+                    for a, b in pairs:
+                        reason = self._place_problem(values.get(a), found.get(b), nudged.get(a))
+                        if reason is not None:
+                            failed.setdefault(anchor, reason)
+        except ModelError as error:
+            return dict.fromkeys(places, f"cannot be verified inside the model: {error.message}")
+        return failed
+
+    def _place_problem(self, old: Any, new: Any, nudged: Any) -> str | None:
+        if old is None or new is None:
+            return "cannot be verified: it can be neither cut out nor seen from outside"
+        a, b, c = as_array(old), as_array(new), as_array(nudged)
+        if a is None or b is None or c is None:
+            return None if _same_structure(old, new) else "the sequence or map that it gives differs"
+        relative = channel_errors(a, b)[1]
+        if relative <= exact_bound(a.dtype) or relative <= _NOISE_FACTOR * channel_errors(a, c)[1] < math.inf:
+            return None
+        return f"output differs by {relative:.3g} of its channel's scale"
+
     def _noise_of(self, k: int, name: str) -> float:
         """How far the original's own outputs move under rounding alone, as a share of their scale."""
         if self._noise is None:
@@ -129,6 +173,15 @@ class Oracle:
                 moved = {n: max(_distance(v, o[n])[0] for o in others) for n, v in wanted.items()}
                 self._noise.append({n: m if math.isfinite(m) else 0.0 for n, m in moved.items()})
         return self._noise[k][name]
+
+
+def _exposed(model: ir.Model, names: Collection[str]) -> ir.Model:
+    """The model with these values of its main graph as outputs too; those of bodies stay hidden."""
+    result = model.clone()
+    present = {v.name for v in result.graph.outputs}
+    inner = [v for n in result.graph for v in n.outputs if v.name in names and v.name not in present]
+    result.graph.outputs.extend(inner)
+    return result
 
 
 def _nudged(array: Array) -> Array:
@@ -244,6 +297,9 @@ def _bad_places(
     reason, error = oracle.disagreement(candidate)
     if reason is None:
         report.max_abs_error = max(verdict.max_abs_error, error)
+        if oracle.problem is None and verdict.unchecked:
+            uncut = {c.anchor: c.replaced for c in applied.cases if c.anchor in verdict.unchecked}
+            return oracle.inner_disagreement(model, candidate, uncut)
         return {}
     return {_culprit(rule, model, applied, oracle, veto): reason}
 

@@ -91,6 +91,7 @@ class Case:
     constants: dict[str, ir.TensorProtocol]
     inputs: dict[str, ir.Value]
     uncheckable: str | None = None
+    replaced: list[tuple[str, str]] = field(default_factory=list)  # names in the graph, before and after
 
 
 @dataclass
@@ -145,10 +146,14 @@ def apply(
             if reason is not None:
                 skips[anchor] = Skip(anchor, reason)
                 continue
+            old_names = [old.name or "" for old, _ in answer.outputs]
             if cases:
                 result.cases.append(_cut_out(anchor, answer))
             neighbours = _neighbours(answer)
             _replace(answer, names)
+            if cases:
+                new_names = (new.name or "" for _, new in answer.outputs)
+                result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
             gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
             result.hits.append(Hit(anchor, gone))
             enqueue(answer.replacement)

@@ -240,6 +240,13 @@ def remove_everything(self: DeadCode, model: ir.Model) -> int:
 
 
 SABOTAGES: dict[str, tuple[Rule, str, Breakage | Patch]] = fold_rows() | {
+    "fold_batchnorm: one channel wrong, of unknown rank and hidden by the scale of another": (
+        FoldBatchnorm(),
+        "g (float[1,3,8,8] x) => (float[A,B,C,D] y) <float[4,3,3,3] w, float[4] g1 = {1000, 1, 1, 1}, float[4] b1, "
+        "float[4] m1, float[4] v1 = {1, 1, 1, 1}, bool[4] all = {1, 1, 1, 1}> { s = Shape(x) t = Compress(s, all) "
+        "u = Reshape(x, t) h = Conv(u, w) [bn] y = BatchNormalization(h, g1, b1, m1, v1) }",
+        scaled(1, 2, 1.001),
+    ),
     "remove_noops: wrong value wired": (
         RemoveNoops(),
         f"{X} {{ s = Exp(x) [n] t = Identity(x) u = Neg(s) y = Add(t, u) }}",
