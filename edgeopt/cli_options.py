@@ -68,13 +68,12 @@ def _range(sub: argparse.ArgumentParser, defaults: bool = True) -> None:
     sub.add_argument("--range", choices=RANGES, default=default, help="how ranges are chosen (default minmax)")
 
 
-def _keep_float(sub: argparse.ArgumentParser, defaults: bool = True) -> None:
+def _keep_float(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--keep-float",
-        nargs="+",
-        default=() if defaults else None,
+        action="append",
         metavar="NODE",
-        help="nodes, or operator types, that stay float",
+        help="a node, or an operator type, that stays float; may be repeated",
     )
 
 
@@ -154,7 +153,7 @@ def _optimize(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--max-file-bytes", type=int, help="budget: size of the model file")
     _effort(sub, defaults=False)
     _range(sub, defaults=False)
-    _keep_float(sub, defaults=False)
+    _keep_float(sub)
     sub.add_argument("--recipe", metavar="R.toml", help="replay the options and decisions of an earlier run")
     _shapes(sub)
     _run(sub, defaults=False)

@@ -137,6 +137,7 @@ class Optimizer:
         quantized = self._quantized(simplified, oracle)
         if quantized is not None and not quantized.nothing_to_do:
             candidates.append(Candidate(INT8, self._finish(quantized.model, INT8)))
+        candidates = [c for c in candidates if c is original or self._runs(c, first[0])]
         for candidate in candidates:
             candidate.file_bytes = saved_bytes(candidate.model)
         original.file_bytes = self._loaded.file_bytes
@@ -213,9 +214,16 @@ class Optimizer:
         for candidate in candidates:
             candidate.latency = found[candidate.choice]
             candidate.speedup = latency.ratio(found[ORIGINAL].samples_ms, found[candidate.choice].samples_ms)
-            if candidate is not original:
-                self._progress(f"measuring memory of {candidate.choice}")
-                candidate.memory = self._memory(candidate, feed)
+
+    def _runs(self, candidate: Candidate, feed: Mapping[str, Array]) -> bool:
+        """Whether it runs in a process of its own, where its memory is measured; else it is dropped."""
+        self._progress(f"measuring memory of {candidate.choice}")
+        try:
+            candidate.memory = self._memory(candidate, feed)
+        except ModelError as error:
+            self._warnings.append(f"no {candidate.choice}: {error.message}")
+            return False
+        return True
 
     def _latencies(self, sessions: Mapping[str, Session], feed: Mapping[str, Array], seed: int) -> dict[str, Latency]:
         budget_s = self._effort.measure_s

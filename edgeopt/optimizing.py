@@ -122,7 +122,8 @@ def optimize(
     check_seed(asked["seed"])
     check_budgets(asked)
     target = host_device(asked["device"])
-    _, scheme = scheme_of(asked["device"])
+    preset = replayed.preset or target.preset or target.name  # a replay quantizes as the first run did
+    _, scheme = scheme_of(preset)
     folder = OutputFolder(Path(output)) if output is not None else None
     loaded = open_model(model, asked.get("input_shape"))
     if folder is not None:
@@ -134,7 +135,7 @@ def optimize(
         judged = open_dataset(eval, specs, model=loaded.model, metric=asked.get("metric"))
     if loaded.untouchable:
         result = untouched(loaded)
-        result.recipe = Recipe(asked, ORIGINAL, loaded.sha256)
+        result.recipe = Recipe(asked, ORIGINAL, loaded.sha256, preset)
     else:
         run = Optimizer(
             loaded,
@@ -157,7 +158,7 @@ def optimize(
             progress=progress,
         )
         outcome = run.run()
-        result = _optimized(loaded, outcome, asked, data, judged)
+        result = _optimized(loaded, outcome, asked, data, judged, preset)
         result.report["device"] = device_part(target.name, asked["threads"])
         if replayed.model_sha256 and replayed.model_sha256 != loaded.sha256:
             result.report["warnings"].append("the recipe's decisions were taken for another model")
@@ -167,7 +168,9 @@ def optimize(
     return result
 
 
-def _optimized(loaded: Loaded, outcome: Outcome, asked: dict[str, Any], data: Dataset, judged: Dataset) -> Result:
+def _optimized(
+    loaded: Loaded, outcome: Outcome, asked: dict[str, Any], data: Dataset, judged: Dataset, preset: str
+) -> Result:
     """Put the outcome into a result."""
     shipped, missed = outcome.shipped, outcome.solution.missed
     verdict = "ok"
@@ -183,7 +186,7 @@ def _optimized(loaded: Loaded, outcome: Outcome, asked: dict[str, Any], data: Da
         "verdict": verdict,
         "warnings": [*data.warnings, *(w for w in judged.warnings if w not in data.warnings), *outcome.warnings],
     }
-    recipe = Recipe(asked, shipped.choice, loaded.sha256)
+    recipe = Recipe(asked, shipped.choice, loaded.sha256, preset)
     same = shipped.choice == ORIGINAL
     return Result(shipped.model, report, 3 if missed else 0, recipe, unchanged=same, _loaded=loaded)
 

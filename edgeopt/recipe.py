@@ -8,6 +8,7 @@
     [decisions]                # written by optimize; taken as they are on a replay, nothing is decided by measuring
     choice = "int8"            # original, float or int8
     model_sha256 = "…"         # of the model they were taken for; another model is warned about
+    preset = "x86-vnni"        # the integer kernels of the machine they were taken on
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     choice: str | None = None
     model_sha256: str | None = None
+    preset: str | None = None
 
     def to_toml(self) -> str:
         """The file's text; the same recipe gives the same bytes."""
@@ -57,7 +59,8 @@ class Recipe:
             "options": {k: v for k, v in self.options.items() if v is not None},
         }
         if self.choice is not None:
-            document["decisions"] = {"choice": self.choice, "model_sha256": self.model_sha256 or ""}
+            decisions = {"choice": self.choice, "model_sha256": self.model_sha256, "preset": self.preset}
+            document["decisions"] = {k: v for k, v in decisions.items() if v is not None}
         return tomli_w.dumps(document)
 
 
@@ -84,14 +87,15 @@ def read(path: Path) -> Recipe:
     if isinstance(options, dict):
         problems += _option_problems(options)
     if isinstance(decisions, dict):
-        problems += _unknown(decisions, ("choice", "model_sha256"), "$.decisions")
+        problems += _unknown(decisions, ("choice", "model_sha256", "preset"), "$.decisions")
         if "choice" in decisions and decisions["choice"] not in CHOICES:
             problems.append(f"$.decisions.choice: expected one of {', '.join(CHOICES)}, found {decisions['choice']!r}")
-        if not isinstance(decisions.get("model_sha256", ""), str):
-            problems.append("$.decisions.model_sha256: expected text")
+        for key in ("model_sha256", "preset"):
+            if not isinstance(decisions.get(key, ""), str):
+                problems.append(f"$.decisions.{key}: expected text")
     if problems:
         raise RecipeError("; ".join(problems), where=str(path))
-    return Recipe(options, decisions.get("choice"), decisions.get("model_sha256"))
+    return Recipe(options, decisions.get("choice"), decisions.get("model_sha256"), decisions.get("preset"))
 
 
 def _option_problems(options: Mapping[str, Any]) -> list[str]:

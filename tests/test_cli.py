@@ -258,6 +258,7 @@ CHOSEN_BY_THE_COMMAND: dict[tuple[str, str], Any] = {  # what a caller of the ve
     ("export", "format"): None,  # by the ending of --output
     ("demo", "output"): "edgeopt-demo",
     ("profile", "device"): None,  # may be repeated
+    ("quantize", "keep_float"): None,  # may be repeated
     ("simplify", "with_"): [],
 }
 
@@ -317,7 +318,7 @@ def test_the_defaults_of_optimize_are_those_that_its_help_tells() -> None:
             {"input_shape": ["x=1,2"], "threads": 2},
         ),
         (
-            ["quantize", "--calib", "c.npz", "--keep-float", "Conv", "dense"],
+            ["quantize", "--calib", "c.npz", "--keep-float", "Conv", "--keep-float", "dense"],
             "quantize",
             {"keep_float": ["Conv", "dense"]},
         ),

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
-from edgeopt import api, optimizer
+from edgeopt import api, memory, optimizer
 from edgeopt.errors import CheckError, ModelError
 from edgeopt.optimizer import EFFORTS
 from edgeopt.result import Result
@@ -224,6 +225,21 @@ def test_a_slower_model_is_shipped_where_only_its_size_keeps_a_budget(
     result = run(tmp_path, max_memory_bytes=2000)
     assert (result.report["choice"], result.exit_code) == ("int8", 0)
     assert result.report["after"]["memory"]["runtime_peak_bytes"] == 1000
+
+
+def test_a_candidate_that_does_not_run_by_itself_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    healthy = memory.measure
+
+    def crashing(model: ir.Model, *args: Any, **more: Any) -> Any:
+        if any(n.op_type == "QuantizeLinear" for n in model.graph):
+            raise ModelError("onnxruntime crashed (signal 11, SIGSEGV) on this model")
+        return healthy(model, *args, **more)
+
+    monkeypatch.setattr("edgeopt.memory.measure", crashing)
+    result = run(tmp_path)
+    assert result.report["choice"] != "int8"
+    assert "no int8: onnxruntime crashed (signal 11, SIGSEGV) on this model" in result.report["warnings"]
 
 
 def test_also_if_that_is_found_out_when_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeopt import api
+from edgeopt import api, device
 from edgeopt.errors import DataError, DeviceError, RecipeError, UsageError
 from edgeopt.runtime import Session
 from tests import fakes, tiny
@@ -92,7 +92,11 @@ def test_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == result.report
     assert (tmp_path / "out" / "model.onnx").stat().st_size == result.report["after"]["file_bytes"]
     recipe = tomllib.loads((tmp_path / "out" / "recipe.toml").read_text())
-    assert recipe["decisions"] == {"choice": "int8", "model_sha256": result.report["model"]["sha256"]}
+    assert recipe["decisions"] == {
+        "choice": "int8",
+        "model_sha256": result.report["model"]["sha256"],
+        "preset": device.host_preset(),
+    }
 
 
 def test_without_output_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ def test_what_was_not_given_is_left_out() -> None:
         ("schema = 1\n[decisions]\nchoice = 'int4'", "$.decisions.choice: expected one of original, float, int8"),
         ("schema = 1\n[decisions]\nchoices = 'int8'", "$.decisions.choices: unknown, did you mean choice?"),
         ("schema = 1\n[decisions]\nmodel_sha256 = 1", "$.decisions.model_sha256: expected text"),
+        ("schema = 1\n[decisions]\npreset = 1", "$.decisions.preset: expected text"),
         ("schema = ", "is no TOML file"),
         ("schema = 1\nschema = 1", "is no TOML file"),
     ],

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgeopt import api
 from edgeopt.calibration.collect import collect
 from edgeopt.feeds import random_feed
 from edgeopt.graph import input_specs
@@ -376,3 +377,10 @@ def test_a_tensor_that_is_always_zero() -> None:
     )
     assert case.ranges["z"] == (0.0, 0.0)
     assert case.verdict() is None
+
+
+def test_outputs_of_data_dependent_shape_are_not_compared_by_their_values() -> None:
+    text = "g (float[1,3,8,8] x) => (int64[R,K] y) <float[8,3,3,3] w> { h = Conv(x, w) r = Relu(h) y = NonZero(r) }"
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(16)]
+    assert api.quantize(models.filled(text), calib=data).report["verdict"] == "ok"
