@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from edgeopt import latency, memory, shapes
 from edgeopt.calibration import Dataset
+from edgeopt.candidates import FLOAT, INT8, ORIGINAL, Candidate, price
 from edgeopt.errors import CheckError, ModelError
-from edgeopt.evaluation import Comparison, agreement_json, compare_all
+from edgeopt.evaluation import agreement_json, compare_all
 from edgeopt.files import Loaded
 from edgeopt.graph import Array
-from edgeopt.latency import Latency, Ratio
-from edgeopt.levers import WHOLE_MODEL, Budget, Lever, Solution, solve
+from edgeopt.latency import Latency
+from edgeopt.levers import Budget, Lever, Solution, solve
 from edgeopt.memory import Memory
 from edgeopt.oracle import Oracle
 from edgeopt.progress import Progress, counting
@@ -26,7 +27,6 @@ from edgeopt.report import measured_part, passes_part, ratios_part, saved_bytes,
 from edgeopt.runtime import Session
 from edgeopt.simplifier import Simplified, simplify
 
-ORIGINAL, FLOAT, INT8 = "original", "float", "int8"
 _ORACLE_SAMPLES = 2
 _MOST_RUNS = 5000  # a few hundred runs of a tiny model take less time than one disturbance of the machine
 
@@ -51,19 +51,6 @@ EFFORTS = {
     "normal": Effort(512, 4.0, True),
     "best": Effort(None, 12.0, True),
 }
-
-
-@dataclass
-class Candidate:
-    """A model that could be shipped, and what is known of it."""
-
-    choice: str
-    model: ir.Model
-    latency: Latency | None = None
-    speedup: Ratio | None = None
-    memory: Memory | None = None
-    comparison: Comparison | None = None
-    file_bytes: int = 0
 
 
 @dataclass
@@ -240,7 +227,7 @@ class Optimizer:
         if self._choice is not None:
             kept = [c for c in candidates if c.choice == self._choice]
             if kept:
-                lever = self._lever(kept[0], original)
+                lever = price(kept[0], original, self._budget)
                 solution = solve([lever], replace(self._budget, error=float("inf")))
                 if lever.error <= self._budget.error:
                     return solution
@@ -250,7 +237,7 @@ class Optimizer:
                 return replace(solution, missed=("max_drop", *solution.missed))
             self._warnings.append(f"the recipe's choice {self._choice!r} cannot be made for this model; decided anew")
         while True:
-            solution = solve([self._lever(c, original) for c in candidates], self._budget)
+            solution = solve([price(c, original, self._budget) for c in candidates], self._budget)
             winner = next(c for c in candidates if c.choice == solution.levers[0].choice)
             known_slower = winner.speedup is not None and winner.speedup.slower
             settled = winner is original or known_slower or winner.choice in self._not_confirmed
@@ -272,44 +259,6 @@ class Optimizer:
                 f"{winner.choice} was only {again.median:.2f} times as fast as the original when measured again"
             )
         return confirmed
-
-    def _lever(self, candidate: Candidate, original: Candidate) -> Lever:
-        """Prices; latencies that cannot be told from the original's count as equal to it."""
-        if candidate.speedup is None or original.latency is None:  # not timed: the prices are those of the original
-            speedup, base_ms = 1.0, 0.0
-        else:
-            # In doubt against the candidate: a gain must be certain, a loss need only be likely.
-            told_apart = candidate.speedup.faster or candidate.speedup.median < 1 / (1 + latency.SESSION_NOISE)
-            speedup, base_ms = candidate.speedup.median if told_apart else 1.0, original.latency.median_ms
-        time_ms = base_ms / speedup
-        if (limit := self._budget.latency_ms) is not None and candidate.latency is not None:
-            # the budget is kept or missed by the median that is reported, not by the paired price
-            median_ms = candidate.latency.median_ms
-            time_ms = min(time_ms, limit) if median_ms <= limit else max(time_ms, median_ms)
-        peak = candidate.memory.runtime_peak_bytes if candidate.memory is not None else None
-        return Lever(
-            WHOLE_MODEL,
-            candidate.choice,
-            time_ms,
-            self._error(candidate),
-            peak or 0,
-            candidate.file_bytes,
-            (FLOAT, ORIGINAL, INT8).index(candidate.choice),
-        )
-
-    def _error(self, candidate: Candidate) -> float:
-        """0 for exact choices; else the drop, or infinity where it is unsafe.
-
-        Exact choices lose nothing without onnxruntime's optimizations; a drop with them is a drop all the same.
-        """
-        if candidate.choice == ORIGINAL or candidate.comparison is None:
-            return 0.0
-        if candidate.choice == FLOAT:  # the oracle has compared the outputs that no figure covers
-            return 0.0 if candidate.comparison.equivalent(self._budget.error) else float("inf")
-        if not candidate.comparison.safe(self._budget.error):
-            return float("inf")
-        drop = max(0.0, candidate.comparison.drop() or 0.0)
-        return min(drop, self._budget.error)  # what is safe but for rounding must not fail by it
 
     def _parts(
         self,
@@ -338,7 +287,7 @@ class Optimizer:
 
     def _candidate_part(self, candidate: Candidate, original: Candidate, shipped: Candidate) -> dict[str, Any]:
         """One line of the comparison of choices, with the reason why it was or was not shipped."""
-        lever = self._lever(candidate, original)
+        lever = price(candidate, original, self._budget)
         entry: dict[str, Any] = {
             "choice": candidate.choice,
             "shipped": candidate is shipped,

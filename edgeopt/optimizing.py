@@ -15,10 +15,11 @@ from typing import Any
 
 from edgeopt import recipe as recipes
 from edgeopt.calibration import Dataset, open_dataset
+from edgeopt.candidates import ORIGINAL
 from edgeopt.files import Loaded
 from edgeopt.graph import input_specs
 from edgeopt.levers import Budget
-from edgeopt.optimizer import EFFORTS, ORIGINAL, Optimizer, Outcome
+from edgeopt.optimizer import EFFORTS, Optimizer, Outcome
 from edgeopt.output_folder import OutputFolder
 from edgeopt.progress import Progress, silent
 from edgeopt.recipe import Recipe

@@ -18,12 +18,13 @@ import onnx_ir as ir
 
 from edgeopt import exporters, files, latency, saving, shapes
 from edgeopt.calibration import open_dataset
+from edgeopt.candidates import FLOAT, INT8
 from edgeopt.errors import UsageError
 from edgeopt.feeds import runnable_feed
 from edgeopt.graph import Array, input_specs
 from edgeopt.latency import Ratio
 from edgeopt.onnxsim_pass import run_onnxsim
-from edgeopt.optimizer import EFFORTS, FLOAT, INT8
+from edgeopt.optimizer import EFFORTS
 from edgeopt.oracle import Oracle, PassReport
 from edgeopt.progress import Progress, counting, silent
 from edgeopt.quantizer import quantize as quantize_model

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt import api, optimizing
+from edgeopt.candidates import FLOAT, INT8, ORIGINAL
 from edgeopt.errors import RecipeError
-from edgeopt.optimizer import EFFORTS, FLOAT, INT8, ORIGINAL
+from edgeopt.optimizer import EFFORTS
 from edgeopt.recipe import CHOICES, OPTIONS, Recipe, read
 from edgeopt.recipe import EFFORTS as EFFORT_NAMES
 from tests import fakes, tiny
