@@ -155,6 +155,27 @@ def constant(value: ir.Value | None) -> Array | None:
     return None if tensor is None else np.asarray(tensor.numpy())
 
 
+def constant_value(name: str, array: Array) -> ir.Value:
+    """A value that holds this array, typed and shaped, not yet in any graph."""
+    tensor = ir.tensor(array)
+    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+
+
+def shape_value(node: ir.Node) -> Array | None:
+    """What a Shape or Size of a tensor of fixed shape gives, int64 ([rank] or scalar); None for all other nodes.
+
+    Shape's ``start`` and ``end`` exist from opset 15.
+    """
+    source = input_or_none(node, 0) if is_op(node, "Shape", "Size") else None
+    shape = static_shape(source) if source is not None else None
+    if shape is None:
+        return None
+    if node.op_type == "Size":
+        return np.array(math.prod(shape), np.int64)
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
+    return np.array(shape[start:end], np.int64)
+
+
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """Value of an attribute, or ``default``; the default too for references inside functions."""
     attr = node.attributes.get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeopt import latency, memory, shapes
-from edgeopt.calibration import Dataset
+from edgeopt.calibration import Dataset, Sample
 from edgeopt.candidates import FLOAT, INT8, ORIGINAL, Candidate, price
 from edgeopt.errors import CheckError, ModelError
 from edgeopt.evaluation import agreement_json, compare_all
@@ -44,6 +44,12 @@ class Effort:
     calibration_samples: int | None
     measure_s: float
     confirm: bool
+
+    def calibration(self, data: Dataset, progress: Progress) -> tuple[Iterable[Sample], Callable[[], None]]:
+        """The samples to calibrate with, and what to call after each of them."""
+        limit = self.calibration_samples
+        total = len(data) if limit is None else min(limit, len(data))
+        return islice(data, limit), counting(progress, "calibrating", total)
 
 
 EFFORTS = {
@@ -143,18 +149,14 @@ class Optimizer:
             progress=self._progress,
         )
         self._warnings += result.warnings
-        exact = result.model.clone()
-        shapes.forget_inferred(exact, shapes.stated(self._loaded.model))
-        exact = self._finish(exact, FLOAT)
+        exact = self._finish(shapes.as_stated(result.model, self._loaded.model), FLOAT)
         self._save(exact)  # from here on, stopping leaves a valid model behind
         return result, Candidate(FLOAT, exact)
 
     def _quantized(self, simplified: Simplified, oracle: Oracle) -> Quantized | None:
         if self._scheme is None or self._choice in (ORIGINAL, FLOAT):
             return None
-        limit = self._effort.calibration_samples
-        total = len(self._calib) if limit is None else min(limit, len(self._calib))
-        samples = islice(self._calib, limit)
+        samples, advance = self._effort.calibration(self._calib, self._progress)
         try:
             result = quantize(
                 simplified.model,
@@ -163,14 +165,13 @@ class Optimizer:
                 oracle,
                 keep_float=self._keep_float,
                 threads=self._threads,
-                progress=counting(self._progress, "calibrating", total),
+                progress=advance,
             )
         except (CheckError, ModelError) as error:
             self._warnings.append(f"no int8: {error.message}")
             return None
         self._warnings += result.warnings
-        known = shapes.stated(self._loaded.model)
-        shapes.forget_inferred(result.model, known)
+        result.model = shapes.as_stated(result.model, self._loaded.model)
         return result
 
     def _judge(self, original: Candidate, candidates: list[Candidate]) -> None:

@@ -60,7 +60,7 @@ def activation_parameters(bounds: Range, scheme: Scheme) -> Parameters:
     if scheme.activation_symmetric:
         middle = 0 if dtype.kind == "i" else 128
         scale = max(max(-low, high) / 127, _SMALLEST_SCALE)
-        return Parameters(np.float32(scale), np.array(middle, dtype))  # type: ignore[arg-type]
+        return Parameters(np.asarray(scale, dtype=np.float32), np.array(middle, dtype))
     scale32 = np.float32(max((high - low) / (int(info.max) - int(info.min)), _SMALLEST_SCALE))
     zero = int(info.min) + round(-low / float(scale32))
     return Parameters(np.asarray(scale32), np.array(min(max(zero, int(info.min)), int(info.max)), dtype))

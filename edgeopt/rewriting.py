@@ -26,7 +26,7 @@ from edgeopt.latency import Ratio
 from edgeopt.onnxsim_pass import run_onnxsim
 from edgeopt.optimizer import EFFORTS
 from edgeopt.oracle import Oracle, PassReport
-from edgeopt.progress import Progress, counting, silent
+from edgeopt.progress import Progress, silent
 from edgeopt.quantizer import quantize as quantize_model
 from edgeopt.report import device_part, head, measured_part, passes_part, ratios_part, size_part
 from edgeopt.request import (
@@ -92,8 +92,7 @@ def simplify(
         foreign.append(found)
     done = simplify_model(start, oracle, checker_clean=loaded.checker_error is None, progress=progress)
     passes = foreign + done.passes
-    result = done.model.clone()
-    shapes.forget_inferred(result, shapes.stated(loaded.model))
+    result = shapes.as_stated(done.model, loaded.model)
     changed = any(p.changed for p in passes)
     if changed:
         finisher(loaded, "simplify", passes)(result, FLOAT)
@@ -171,14 +170,11 @@ def quantize(
     first = [s.inputs for s in islice(data, 2)]
     oracle = Oracle(loaded.model, first, seed=seed)
     simplified = simplify_model(loaded.model, oracle, checker_clean=loaded.checker_error is None, progress=progress)
-    limit = EFFORTS[effort].calibration_samples
-    samples = islice(data, limit)
-    advance = counting(progress, "calibrating", len(data) if limit is None else min(limit, len(data)))
+    samples, advance = EFFORTS[effort].calibration(data, progress)
     done = quantize_model(
         simplified.model, samples, scheme, oracle, keep_float=frozenset(keep_float), threads=threads, progress=advance
     )
-    result = done.model.clone()
-    shapes.forget_inferred(result, shapes.stated(loaded.model))
+    result = shapes.as_stated(done.model, loaded.model)
     changed = not done.nothing_to_do or any(p.changed for p in simplified.passes)
     if changed:
         finisher(loaded, "quantize", simplified.passes)(result, FLOAT if done.nothing_to_do else INT8)

@@ -150,6 +150,13 @@ def stated(model: ir.Model) -> frozenset[str]:
     return frozenset(v.name or "" for g in graphs(model) for n in g for v in n.outputs if v.type is not None)
 
 
+def as_stated(model: ir.Model, original: ir.Model) -> ir.Model:
+    """A copy of a rewritten model without the types that inference added to ``original``'s own."""
+    result = model.clone()
+    forget_inferred(result, stated(original))
+    return result
+
+
 def forget_inferred(model: ir.Model, known: frozenset[str]) -> None:
     """Drop, in place, the types that inference added: the file need not carry what every reader can infer.
 

@@ -18,7 +18,17 @@ import onnx.reference
 import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 
-from edgeopt.graph import Array, constant_tensor, dims_of, graphs, is_op, opset, static_shape
+from edgeopt.graph import (
+    Array,
+    constant_tensor,
+    constant_value,
+    dims_of,
+    graphs,
+    is_op,
+    opset,
+    shape_value,
+    static_shape,
+)
 
 BATCH = 1
 SPATIAL = 96
@@ -192,9 +202,7 @@ def _evaluate_shapes(model: ir.Model) -> bool:
             owner = consumer.graph
             if owner is None:
                 continue
-            tensor = ir.tensor(array, name=f"{value.name}/known/{number}")
-            shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
-            constant = ir.Value(name=tensor.name, const_value=tensor, shape=shape, type=kind)
+            constant = constant_value(f"{value.name}/known/{number}", array)
             if isinstance(owner, ir.Graph) and constant.name not in owner.initializers:
                 owner.register_initializer(constant)
                 consumer.replace_input_with(index, constant)
@@ -223,14 +231,8 @@ def _take_known_branches(model: ir.Model) -> None:
 
 
 def _evaluate(node: ir.Node, known: Mapping[ir.Value, Array], version: int) -> dict[ir.Value, Array]:
-    if is_op(node, "Shape", "Size"):
-        shape = static_shape(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
-        if shape is None:
-            return {}
-        if node.op_type == "Size":
-            return {node.outputs[0]: np.array(math.prod(shape), np.int64)}
-        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
-        return {node.outputs[0]: np.array(shape[start:end], np.int64)}
+    if (shape := shape_value(node)) is not None:
+        return {node.outputs[0]: shape}
     if not is_op(node, *_SHAPE_ARITHMETIC):
         return {}
     feed: dict[str, Array] = {}

@@ -24,7 +24,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import Array, attribute, constant, constant_tensor, input_or_none, is_op, only_consumer, opset
+from edgeopt.graph import (
+    Array,
+    attribute,
+    constant,
+    constant_tensor,
+    constant_value,
+    input_or_none,
+    is_op,
+    only_consumer,
+    opset,
+)
 from edgeopt.rewrite import Answer, Rewrite, Skip
 
 _SHARED_LIMIT_BYTES = 65_536
@@ -148,15 +158,7 @@ def _rewrite(node: ir.Node, producer: ir.Node, weight: Array, bias: Array) -> Re
         attributes.pop("beta", None)
     output = node.outputs[0]
     base = producer.name or producer.op_type
-    constants = [
-        ir.Value(
-            name=f"{base}/{kind}",
-            const_value=ir.tensor(array),
-            type=ir.TensorType(ir.tensor(array).dtype),
-            shape=ir.Shape(array.shape),
-        )
-        for kind, array in (("weight", weight), ("bias", bias))
-    ]
+    constants = [constant_value(f"{base}/weight", weight), constant_value(f"{base}/bias", bias)]
     new = ir.Node(
         "",
         producer.op_type,

@@ -18,7 +18,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -30,8 +29,8 @@ from edgeopt.graph import (
     dtype_of,
     graphs,
     has_subgraph,
-    input_or_none,
     is_op,
+    shape_value,
     static_shape,
     tensor_bytes,
     weight_tensors,
@@ -70,22 +69,9 @@ def _foldable(node: ir.Node, known: Collection[ir.Value]) -> bool:
     if is_random(node) or any(a.is_ref() for a in node.attributes.values()):
         return False
     if node.op_type in ("Shape", "Size"):
-        return input_or_none(node, 0) is not None and _shape_value(node) is not None
+        return shape_value(node) is not None
     used = [v for v in node.inputs if v is not None]
     return bool(used) and all(v in known or constant_tensor(v) is not None for v in used)
-
-
-def _shape_value(node: ir.Node) -> Array | None:
-    """Case 2, int64; Shape's start and end count from opset 15."""
-    if not is_op(node, "Shape", "Size") or (source := input_or_none(node, 0)) is None:
-        return None
-    shape = static_shape(source)
-    if shape is None:
-        return None
-    if node.op_type == "Size":
-        return np.array(np.prod(shape, dtype=np.int64), dtype=np.int64)
-    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
-    return np.array(shape, dtype=np.int64)[slice(start, end)]
 
 
 def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, Array]) -> None:
@@ -102,7 +88,7 @@ def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, 
     graph = onnx.GraphProto(name="fold")
     names: dict[ir.Value, str] = {}
     for node in nodes:
-        if (shape := _shape_value(node)) is not None:
+        if (shape := shape_value(node)) is not None:
             values[node.outputs[0]] = shape
             continue
         for value in node.inputs:
@@ -244,13 +230,13 @@ def _plan(model: ir.Model) -> tuple[list[ir.Node], dict[ir.Node, str]]:
 
 def _unfolded_ancestors(node: ir.Node) -> list[ir.Node]:
     """Nodes that compute the node's inputs and were left in place for their size; readers before producers."""
-    if _shape_value(node) is not None:
+    if shape_value(node) is not None:
         return []
     sorter: graphlib.TopologicalSorter[ir.Node] = graphlib.TopologicalSorter()
     stack, seen = [node], {node}
     while stack:
         current = stack.pop()
-        if current is not node and _shape_value(current) is not None:
+        if current is not node and shape_value(current) is not None:
             continue
         producers = [p for v in current.inputs if v is not None and (p := v.producer()) is not None]
         above = [p for p in dict.fromkeys(producers) if not is_op(p, "Constant")]

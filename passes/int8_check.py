@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError
-from edgeopt.graph import Array, attribute, constant, constant_tensor, input_or_none, is_op
+from edgeopt.graph import Array, attribute, constant, constant_tensor, constant_value, input_or_none, is_op
 from edgeopt.oracle import Oracle
 from edgeopt.parity import Agreement
 from edgeopt.passes.int8_plan import WEIGHTED, Plan
@@ -213,13 +213,7 @@ def _restore_constants(node: ir.Node, source: ir.Node, graph: ir.Graph, floats: 
             continue
         name = before.name or ""
         if name not in floats:
-            tensor = ir.tensor(wanted)
-            fresh = ir.Value(
-                name=f"{name}/original",
-                const_value=tensor,
-                type=ir.TensorType(tensor.dtype),
-                shape=ir.Shape(wanted.shape),
-            )
+            fresh = constant_value(f"{name}/original", wanted)
             graph.register_initializer(fresh)
             floats[name] = fresh
         node.replace_input_with(index, floats[name])

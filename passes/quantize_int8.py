@@ -19,7 +19,17 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError
-from edgeopt.graph import Array, Names, attribute, constant, constant_tensor, input_or_none, is_op, opset
+from edgeopt.graph import (
+    Array,
+    Names,
+    attribute,
+    constant,
+    constant_tensor,
+    constant_value,
+    input_or_none,
+    is_op,
+    opset,
+)
 from edgeopt.passes.int8_plan import WEIGHTED, Plan
 from edgeopt.quant import (
     Parameters,
@@ -42,13 +52,7 @@ class _Writer:
     names: Names
 
     def constant(self, array: Array, base: str) -> ir.Value:
-        tensor = ir.tensor(array)
-        value = ir.Value(
-            name=self.names.fresh(base),
-            const_value=tensor,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(array.shape),
-        )
+        value = constant_value(self.names.fresh(base), array)
         self.graph.register_initializer(value)
         return value
 

@@ -252,3 +252,32 @@ def test_lists_of_bodies() -> None:
     assert [g.name for g in all_graphs(several_bodies().graph)] == ["g", "b0", "b1"]
     dead, report = run_checked(DeadCode(), made, Oracle(made))
     assert (dead, report.hits) == (made, [])
+
+
+@pytest.mark.parametrize(
+    ("node", "wanted"),
+    [
+        ("y = Shape(x)", [2, 3, 4]),
+        ("y = Shape <start = 1> (x)", [3, 4]),
+        ("y = Shape <start = 0, end = -1> (x)", [2, 3]),
+        ("y = Size(x)", 24),
+        ("y = Shape(s)", None),
+        ("y = Neg(x)", None),
+    ],
+)
+def test_shape_value(node: str, wanted: list[int] | int | None) -> None:
+    made = model(f"g (float[2,3,4] x, float[N] s) => (y) {{ {node} }}")
+    found = graph.shape_value(made.graph[0])
+    if wanted is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.dtype == np.int64
+        assert found.tolist() == wanted
+
+
+def test_constant_value() -> None:
+    found = graph.constant_value("c", np.ones((2, 3), np.float16))
+    assert (found.name, found.dtype, found.shape) == ("c", ir.DataType.FLOAT16, ir.Shape([2, 3]))
+    assert found.const_value is not None
+    assert np.array_equal(found.const_value.numpy(), np.ones((2, 3)))

@@ -9,7 +9,7 @@ import pytest
 from edgeopt import files, saving
 from edgeopt.errors import ModelError, UsageError
 from edgeopt.graph import dims_of, dtype_of, graphs, input_specs, opset
-from edgeopt.shapes import convert_opset, fix_dims, forget_inferred, infer, parse_shape, stated
+from edgeopt.shapes import as_stated, convert_opset, fix_dims, forget_inferred, infer, parse_shape, stated
 from tests.models import assert_same, filled, model
 
 
@@ -181,3 +181,12 @@ def test_convert_opset_refuses(tmp_path: Path) -> None:
     strange = model('<ir_version: 7, opset_import: ["" : 11]> g (float[2] x) => (float[2] y) { y = NoSuchOperator(x) }')
     with pytest.raises(ModelError, match=r"opset 11 → 17: cannot be converted"):
         convert_opset(strange, 17)
+
+
+def test_as_stated_is_a_copy_without_what_inference_added() -> None:
+    original = model("g (float[2] x) => (float[2] y) { t = Neg(x) y = Exp(t) }")
+    inferred = infer(original.clone())
+    found = as_stated(inferred, original)
+    assert inferred.graph[0].outputs[0].type is not None
+    assert found.graph[0].outputs[0].type is None
+    assert found.graph.outputs[0].type is not None
