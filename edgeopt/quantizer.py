@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import onnx_ir as ir
@@ -18,9 +17,9 @@ from edgeopt.kernels import Kernels, kernels
 from edgeopt.ops import count
 from edgeopt.oracle import Oracle
 from edgeopt.passes.int8_check import check
-from edgeopt.passes.int8_plan import FUSED, WEIGHTED, Plan, plan
+from edgeopt.passes.int8_plan import FUSED, WEIGHTED, Plan, observable, plan
 from edgeopt.passes.quantize_int8 import MINIMUM_OPSET, quantize_int8
-from edgeopt.quant import Scheme
+from edgeopt.quant import Ranges, Scheme
 
 _CHECK_SAMPLES = 4
 _COUNTED = {*WEIGHTED, *FUSED, "Add", "Mul", "ConvTranspose"}  # nodes that compute: what a share of int8 is about
@@ -34,6 +33,96 @@ class Quantized:
     int8: dict[str, Any]
     nothing_to_do: bool = False
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Calibrated:
+    """A float model and the ranges of its tensors: what any number of int8 models can be built from.
+
+    Attributes:
+        model: Float model at an opset that int8 needs.
+        ranges: (low, high) of each tensor that some plan may quantize.
+        samples: The first few samples, for the check.
+        warnings: What the user should know.
+    """
+
+    model: ir.Model
+    ranges: Ranges
+    samples: list[dict[str, Array]]
+    warnings: list[str] = field(default_factory=list)
+
+
+def calibrate(
+    model: ir.Model,
+    samples: Iterable[Sample],
+    oracle: Oracle,
+    *,
+    threads: int = 1,
+    progress: Callable[[], None] | None = None,
+) -> Calibrated:
+    """One pass over the samples that observes every tensor which int8 may need; the input is not mutated.
+
+    Args:
+        model: Float model with inferred types, simplified.
+        samples: Calibration data, read once.
+        oracle: Of the model as it came in; judges the conversion of an old opset.
+        threads: For onnxruntime.
+        progress: Called after each sample.
+
+    Raises:
+        DataError: the calibration data cannot be used.
+        ModelError: the model does not run, or its opset cannot be converted.
+    """
+    warnings: list[str] = []
+    if opset(model) < MINIMUM_OPSET:
+        warnings.append(f"opset {opset(model)} converted to {MINIMUM_OPSET}, which int8 per channel needs")
+        model = _converted(model, oracle)
+    first: list[dict[str, Array]] = []
+
+    def feeds() -> Iterable[dict[str, Array]]:
+        for sample in samples:
+            if len(first) < _CHECK_SAMPLES:
+                first.append(sample.inputs)
+            yield sample.inputs
+
+    ranges = collect(model, observable(model), feeds(), threads=threads, progress=progress)
+    return Calibrated(model, ranges, first, warnings)
+
+
+def build(
+    calibrated: Calibrated,
+    scheme: Scheme,
+    oracle: Oracle,
+    *,
+    keep_float: frozenset[str] = frozenset(),
+    threads: int = 1,
+) -> Quantized:
+    """An int8 model with some nodes left in float; checked, nothing is mutated.
+
+    Args:
+        calibrated: From ``calibrate``.
+        scheme: The target's operand types.
+        oracle: Of the model as it came in.
+        keep_float: Node names or operator types that stay float.
+        threads: For onnxruntime.
+
+    Raises:
+        CheckError: the result is not the original but for quantization.
+        ModelError: onnxruntime refuses the result.
+    """
+    model = calibrated.model
+    found = plan(model, keep_float)
+    if not any(n.name in found.nodes and n.op_type in WEIGHTED for n in model.graph):
+        return Quantized(model, _report(model, Plan(reasons=found.reasons), None), True)
+    result = model.clone()
+    quantize_int8(result, found, calibrated.ranges, scheme)
+    if oracle.enabled:
+        problem = check(model, result, found, calibrated.ranges, calibrated.samples, oracle)
+        if problem is not None:
+            raise CheckError(
+                f"the int8 model failed its check: {problem}", hint="please report it; ship the float model"
+            )
+    return Quantized(result, _report(model, found, kernels(result, threads)))
 
 
 def quantize(
@@ -66,28 +155,10 @@ def quantize(
     found = plan(model, keep_float)
     if not any(n.name in found.nodes and n.op_type in WEIGHTED for n in model.graph):
         return Quantized(model, _report(model, Plan(reasons=found.reasons), None), True, warnings)
-    if opset(model) < MINIMUM_OPSET:
-        warnings.append(f"opset {opset(model)} converted to {MINIMUM_OPSET}, which int8 per channel needs")
-        model = _converted(model, oracle)
-        found = plan(model, keep_float)
-    first: list[dict[str, Array]] = []
-
-    def feeds() -> Iterable[dict[str, Array]]:
-        for sample in samples:
-            if len(first) < _CHECK_SAMPLES:
-                first.append(sample.inputs)
-            yield sample.inputs
-
-    ranges = collect(model, found.observed(), feeds(), threads=threads, progress=progress)
-    result = model.clone()
-    quantize_int8(result, found, ranges, scheme)
-    if oracle.enabled:
-        problem = check(model, result, found, ranges, list(islice(first, _CHECK_SAMPLES)), oracle)
-        if problem is not None:
-            raise CheckError(
-                f"the int8 model failed its check: {problem}", hint="please report it; ship the float model"
-            )
-    return Quantized(result, _report(model, found, kernels(result, threads)), False, warnings)
+    calibrated = calibrate(model, samples, oracle, threads=threads, progress=progress)
+    result = build(calibrated, scheme, oracle, keep_float=keep_float, threads=threads)
+    result.warnings = warnings + calibrated.warnings
+    return result
 
 
 def _unknown(model: ir.Model, keep_float: frozenset[str]) -> list[str]:

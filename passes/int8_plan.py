@@ -82,6 +82,18 @@ def plan(model: ir.Model, keep_float: frozenset[str] = frozenset()) -> Plan:
     return result
 
 
+def observable(model: ir.Model) -> list[str]:
+    """The values whose ranges some plan may need, whatever is kept float."""
+    found: dict[str, None] = {}
+    for node in model.graph:
+        if not is_op(node, *WEIGHTED, *FUSED, *OPERANDS, *MOVEMENT):
+            continue
+        for value in (*(node.inputs[:1] if is_op(node, *WEIGHTED) else node.inputs), *node.outputs):
+            if value is not None and dtype_of(value) in (_FLOAT32, None) and constant_tensor(value) is None:
+                found[value.name or ""] = None
+    return list(found)
+
+
 def _excluded(node: ir.Node, keep_float: frozenset[str]) -> str | None:
     if node.name in keep_float or node.op_type in keep_float:
         return "kept float on request"
