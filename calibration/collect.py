@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.calibration.minmax import MinMax
+from edgeopt.calibration.counts import Counts
+from edgeopt.calibration.derived import derivations
+from edgeopt.calibration.observed import Observed
+from edgeopt.calibration.statistics import Statistics
 from edgeopt.errors import DataError, ModelError
 from edgeopt.graph import Array
-from edgeopt.quant import Ranges
-from edgeopt.runtime import Level, Session
+from edgeopt.quant import Range
+
+_PHASE_VALUES = 1000
 
 
 def collect(
@@ -21,47 +25,78 @@ def collect(
     feeds: Iterable[Mapping[str, Array]],
     *,
     threads: int = 1,
+    full: bool = False,
     progress: Callable[[], None] | None = None,
-) -> Ranges:
-    """Smallest and largest value of each tensor over all samples; memory is flat in their number.
+) -> dict[str, Statistics]:
+    """Statistics of each tensor over all samples; memory is flat in their number.
+
+    Smallest and largest values are those of all values. What is counted of tensors with more than
+    ``counts.TAKEN`` values is an evenly spaced part, another one for each sample, unless ``full``. The result does
+    not hang on the order of the samples, and statistics of parts of the data merge into those of the whole.
 
     Args:
         model: Float model; not changed.
         tensors: Names of values of the main graph (inputs, node outputs).
-        feeds: One dict of input arrays per sample, read once.
+        feeds: One dict of input arrays per run, of any shapes that the model takes; read once.
         threads: For onnxruntime.
+        full: Count every value.
         progress: Called after each sample.
 
     Raises:
-        DataError: no samples, a sample without a value for an input, or NaN or infinite values in a tensor.
+        DataError: no samples, a sample without a value for an input, or NaN in a tensor.
         ModelError: the model has no such tensor, or does not run on a sample.
     """
-    observed = model.clone()
-    values: dict[str, ir.Value] = {v.name or "": v for v in observed.graph.inputs}
-    values |= {o.name or "": o for n in observed.graph for o in n.outputs}
-    inputs = {v.name for v in observed.graph.inputs}
-    present = {v.name for v in observed.graph.outputs}
-    wanted = [t for t in dict.fromkeys(tensors) if t not in inputs]
-    for tensor in wanted:
-        if tensor not in values:
-            raise ModelError(f"the model has no tensor {tensor!r}")
-    observed.graph.outputs.extend(values[t] for t in wanted if t not in present)
-    session = Session(observed, Level.DEFAULT, threads)
-    observers = {t: MinMax() for t in dict.fromkeys(tensors)}
+    names = list(dict.fromkeys(tensors))
+    inputs = {v.name or "": v for v in model.graph.inputs}
+    inside = {o.name for n in model.graph for o in n.outputs}
+    for name in names:
+        if name not in inputs and name not in inside:
+            raise ModelError(f"the model has no tensor {name!r}")
+    derived = derivations(model, names)
+    looked_at = [t for t in names if t not in derived]
+    wanted = [t for t in looked_at if t not in inputs]
+    observed = Observed(model, wanted, threads)
+    statistics = {t: Statistics(t, counts=Counts(full)) for t in names}
     samples = 0
     for feed in feeds:
-        found: dict[str, Any] = session.run(feed, wanted) if wanted else {}
-        for name, observer in observers.items():
-            array = found[name] if name in found else feed.get(name, _default(values[name]))
+        found = observed.run(feed) if wanted else {}
+        phase = _phase(feed)
+        extremes: dict[str, Range | None] = {}
+        for name in looked_at:
+            array = found[name] if name in found else feed.get(name, _default(inputs[name]))
             if array is None:
                 raise DataError("a sample has no value for it", where=f"input {name!r}")
-            observer.update(np.asarray(array), name)
+            try:
+                extremes[name] = statistics[name].update(np.asarray(array), phase)
+            except DataError as error:
+                origin = next((t for t in names if statistics[t].extremes.infinite), None)
+                if origin is None:
+                    raise
+                message = f"the model computes infinite values on the calibration data, which end as NaN in {name!r}"
+                raise DataError(message, where=f"tensor {origin!r}", hint=error.hint) from error
+        for name, rule in derived.items():
+            if (run := extremes[rule.source]) is not None:
+                statistics[name].extremes.observe(*(min(max(v, rule.low), rule.high) for v in run))
         samples += 1
         if progress is not None:
             progress()
     if samples == 0:
         raise DataError("the calibration data has no samples")
-    return {t: o.range() for t, o in observers.items()}
+    for name, rule in derived.items():
+        source = statistics[rule.source]
+        statistics[name].extremes.infinite = source.extremes.infinite
+        statistics[name].counts = source.counts.clipped(rule.low, rule.high)
+    return statistics
+
+
+def _phase(feed: Mapping[str, Array]) -> int:
+    """A number that varies from sample to sample and hangs on nothing else: a checksum of some of its values."""
+    result = 0
+    for value in feed.values():
+        flat = np.ascontiguousarray(value).reshape(-1)
+        if flat.dtype != object:
+            result = zlib.crc32(flat[:: max(1, flat.size // _PHASE_VALUES)].tobytes(), result)
+    return result
 
 
 def _default(value: ir.Value) -> Array | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,35 @@ class Session:
         names = list(outputs) if outputs is not None else self.output_names
         if not names:
             return {}  # onnxruntime would take an empty list for all outputs
+        values = self._guarded(lambda run_options: self.ort.run(names, dict(feed), run_options), timeout_s)
+        return dict(zip(names, values, strict=True))
+
+    def writing_into(self, arrays: Mapping[str, Array]) -> Callable[[Mapping[str, Array]], None]:
+        """A function that runs once on its argument and writes outputs into arrays that the caller owns.
+
+        It raises ModelError if the run fails, takes too long, or an output has another shape than its array.
+
+        Args:
+            arrays: By name of an output; contiguous, of the type and exactly the shape of the output's value.
+        """
+        binding = self.ort.io_binding()
+        for name, array in arrays.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+        def run(feed: Mapping[str, Array]) -> None:
+            given = {name: np.ascontiguousarray(value) for name, value in feed.items()}  # must outlive the run
+
+            def bound(run_options: ort.RunOptions) -> None:
+                for name, value in given.items():
+                    binding.bind_cpu_input(name, value)
+                self.ort.run_with_iobinding(binding, run_options)
+
+            self._guarded(bound, DEFAULT_TIMEOUT_S)
+
+        return run
+
+    def _guarded(self, run: Callable[[ort.RunOptions], Any], timeout_s: float) -> Any:
+        """What ``run`` gives, with a time-out and readable errors."""
         run_options = ort.RunOptions()
         run_options.log_severity_level = 4
         expired = threading.Event()
@@ -125,12 +154,11 @@ class Session:
 
         try:
             with _WATCHDOG.guard(timeout_s, stop):
-                values = self.ort.run(names, dict(feed), run_options)
+                return run(run_options)
         except Exception as error:
             if expired.is_set():
                 raise ModelError(f"the model ran longer than {timeout_s:g} s and was stopped") from error
             raise ModelError(f"onnxruntime cannot run the model: {short(error)}") from error
-        return dict(zip(names, values, strict=True))
 
 
 def _open(source: str | bytes, session_options: ort.SessionOptions) -> ort.InferenceSession:

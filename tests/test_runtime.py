@@ -80,6 +80,20 @@ def test_run_is_stopped_in_time() -> None:
         Session(model(ENDLESS), Level.NONE).run(X, timeout_s=0.2)
 
 
+def test_outputs_are_written_into_given_arrays() -> None:
+    session = Session(model("g (float[N] x) => (float[N] y, float[N] z) { y = Neg(x) z = Exp(x) }"))
+    arrays = {"y": np.zeros(2, np.float32)}
+    run = session.writing_into(arrays)
+    for values in ([1, 2], [3, 4]):
+        run({"x": np.array(values, np.float32)})
+        assert arrays["y"].tolist() == [-v for v in values]
+    for feed in ({"x": np.zeros(3, np.float32)}, {"x": np.zeros(2)}, {"z": np.zeros(2, np.float32)}):
+        with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
+            run(feed)
+    run(X)
+    assert arrays["y"].tolist() == [-1, -1]
+
+
 def test_weights_beyond_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model then goes through a file that is gone when the session runs."""
     monkeypatch.setattr(runtime, "INLINE_LIMIT_BYTES", 1000)
