@@ -8,12 +8,16 @@ from __future__ import annotations
 from edgeopt.passes.dead_code import DeadCode
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_constants import FoldConstants
+from edgeopt.passes.fold_pad import FoldPad
+from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
 from edgeopt.passes.remove_noops import RemoveNoops
 from edgeopt.rewrite import Rule
 
 EXACT: tuple[Rule, ...] = (
     FoldConstants(),  # first: later passes ask for constants
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
+    FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
+    FoldTransposeGemm(),  # needs a constant weight
     DeadCode(),  # last: drops what the others left behind
 )

@@ -133,6 +133,11 @@ MODELS = {
         "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { k = Neg(w) r = RandomUniformLike(k) t = Add(x, r)"
         " y = Identity(t) }"
     ),
+    "channels last before the flattening": (
+        "g (float[N,2,3,4] x) => (float[M,5] y, float[M,5] z) <float[24,5] w, float[5] b, int64[2] s = {-1, 24}> {"
+        " a = Transpose<perm = [0, 2, 3, 1]>(x) c = Reshape(a, s) y = MatMul(c, w) d = Neg(x)"
+        " e = Transpose<perm = [0, 3, 1, 2]>(d) f = Flatten(e) z = Gemm(f, w, b) }"
+    ),
     "unsorted nodes": (
         "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { y = Add(t, k) t = Identity(x) k = Neg(w) }"
     ),

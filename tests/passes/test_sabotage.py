@@ -16,10 +16,12 @@ import pytest
 
 from edgeopt.graph import Array, constant
 from edgeopt.oracle import Oracle, run_checked
-from edgeopt.passes import fold_batchnorm, remove_noops
+from edgeopt.passes import fold_batchnorm, fold_pad, fold_transpose_gemm, remove_noops
 from edgeopt.passes.dead_code import DeadCode
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_constants import FoldConstants
+from edgeopt.passes.fold_pad import FoldPad
+from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
 from edgeopt.passes.remove_noops import RemoveNoops
 from edgeopt.rewrite import CLEAN_UP, Answer, Rewrite, Rule
 from tests.models import assert_same, loaded
@@ -222,8 +224,56 @@ def fold_rows() -> dict[str, tuple[Rule, str, Breakage | Patch]]:
     return rows
 
 
+FLATTENED = (
+    "g (float[5,3,3,3] x) => (float[5,27] y) <float[27,27] w, float k = {1000000}> { s = Neg(x)"
+    " t = Transpose<perm = [0, 2, 3, 1]>(s) f = Flatten(t) [n] g = MatMul(f, w) y = Relu(g) }"
+)
+reordered = fold_transpose_gemm.reordered
+
+
+def reordered_as(how: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Patch:
+    """The weight's rows for another permutation than the right one."""
+
+    def wrong(weight: Array, sizes: tuple[int, ...], order: tuple[int, ...], axis: int) -> Array:
+        return reordered(weight, sizes, how(order), axis)
+
+    return Patch(fold_transpose_gemm, "reordered", wrong)
+
+
+def one_row_wrong(rewrite: Rewrite) -> Rewrite:
+    value = rewrite.replacement[1].inputs[1]
+    assert value is not None
+    assert value.const_value is not None
+    array = np.array(value.const_value.numpy())
+    array[11] *= 1.001
+    value.const_value = ir.tensor(array)
+    return rewrite
+
+
 X = "g (float[2,3] x) => (float[2,3] y)"
 always = remove_noops._always
+PADDED = (
+    "g (float[1,3,6,6] x) => (float[A,B,C,D] y) <float[4,3,3,3] w, int64[8] p = {0,0,1,2,0,0,3,0}> "
+    "{ e = Neg(x) t = Pad(e, p) [n] u = Conv(t, w) y = Neg(u) }"
+)
+POOLED = PADDED.replace("Conv(t, w)", "AveragePool<kernel_shape = [4,4]>(t)")
+spatial_pads = fold_pad.spatial_pads
+
+
+def with_pads(change: Callable[[list[int]], list[int]]) -> Patch:
+    def wrong(pad: ir.Node, version: int) -> list[int] | str:
+        found = spatial_pads(pad, version)
+        return found if isinstance(found, str) else change(found)
+
+    return Patch(fold_pad, "spatial_pads", wrong)
+
+
+def without_attribute(name: str) -> Breakage:
+    def how(rewrite: Rewrite) -> Rewrite:
+        del rewrite.replacement[0].attributes[name]
+        return rewrite
+
+    return how
 
 
 def around(self: DeadCode, node: ir.Node, state: Any) -> Answer:
@@ -355,6 +405,30 @@ SABOTAGES: dict[str, tuple[Rule, str, Breakage | Patch]] = fold_rows() | {
         " else_branch = o () => (float[2,3] q) { [n] t = Neg(a) q = Add(x, t) }> }",
         wrong_element(1),
     ),
+    "fold_pad: before and behind swapped": (FoldPad(), PADDED, with_pads(lambda p: p[2:] + p[:2])),
+    "fold_pad: axes swapped": (FoldPad(), PADDED, with_pads(lambda p: [p[1], p[0], p[3], p[2]])),
+    "fold_pad: one side off by one": (FoldPad(), PADDED, with_pads(lambda p: [p[0], p[1] + 1, p[2], p[3]])),
+    "fold_pad: pads lost": (FoldPad(), PADDED, without_attribute("pads")),
+    "fold_pad: AveragePool that does not count": (FoldPad(), POOLED, without_attribute("count_include_pad")),
+    "fold_pad: pads of a pool swapped": (FoldPad(), POOLED, with_pads(lambda p: p[2:] + p[:2])),
+    "fold_pad: reads another value": (FoldPad(), PADDED, wired_to_another("e")),
+    "fold_transpose_gemm: rows as they were": (FoldTransposeGemm(), FLATTENED, reordered_as(lambda order: (0, 1, 2))),
+    "fold_transpose_gemm: rows in the inverse order": (
+        FoldTransposeGemm(),
+        FLATTENED,
+        reordered_as(lambda order: tuple(order.index(k) for k in range(3))),
+    ),
+    "fold_transpose_gemm: columns reordered": (
+        FoldTransposeGemm(),
+        FLATTENED,
+        Patch(fold_transpose_gemm, "reordered", lambda weight, sizes, order, axis: reordered(weight, sizes, order, 1)),
+    ),
+    "fold_transpose_gemm: seen by no output": (
+        FoldTransposeGemm(),
+        FLATTENED.replace("y = Relu(g)", "h = Sub(g, k) y = Relu(h)"),
+        reordered_as(lambda order: (0, 2, 1)),
+    ),
+    "fold_transpose_gemm: one row wrong": (FoldTransposeGemm(), FLATTENED, one_row_wrong),
     "dead_code: a live node": (
         DeadCode(),
         f"{X} {{ [n] t = Relu(x) dead = Exp(t) y = Neg(t) }}",
