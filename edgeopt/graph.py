@@ -157,7 +157,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 def constant_value(name: str, array: Array) -> ir.Value:
     """A value that holds this array, typed and shaped, not yet in any graph."""
-    tensor = ir.tensor(array)
+    tensor = ir.Tensor(array)  # ir.tensor makes the same, but takes most of the time of writing an int8 model
     return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
 
 

@@ -67,6 +67,7 @@ def test_presets() -> None:
     assert load("x86-vnni").quantization == Quantization("uint8", False, "int8", True, 8, "int32")
     assert load("x86").quantization == Quantization("uint8", False, "int8", True, 7, "int32")
     assert load("arm").quantization == Quantization("int8", False, "int8", True, 8, "int32")
+    assert load("arm-u8").quantization == Quantization("uint8", False, "uint8", True, 8, "int32")
     assert load("arm").preset == "arm"
 
 
@@ -114,7 +115,7 @@ def test_a_file_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(DeviceError, match=r"unknown device 'hots'; known are arm, host, x86") as caught:
+    with pytest.raises(DeviceError, match=r"unknown device 'hots'; known are arm, arm-u8, host, x86") as caught:
         load("hots")
     assert "did you mean host" in str(caught.value)
     with pytest.raises(DeviceError) as caught:

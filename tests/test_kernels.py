@@ -23,7 +23,8 @@ def test_a_float_model_has_no_integer_kernels() -> None:
 def test_int8_nodes_keep_their_names() -> None:
     model = shapes.infer(files.load(tiny.net()).model)
     found = plan(model)
-    quantize_int8(model, found, collect(model, found.observed(), [random_feed(input_specs(model))]), Scheme())
+    statistics = collect(model, found.observed(), [random_feed(input_specs(model))])
+    quantize_int8(model, found, {t: s.range() for t, s in statistics.items()}, Scheme())
     made = kernels(model)
     assert made.integer["conv1"] == made.integer["conv2"] == "QLinearConv"
     assert made.integer["add"] == "QLinearAdd"

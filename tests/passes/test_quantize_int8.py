@@ -34,7 +34,7 @@ def quantized(text: str | onnx.ModelProto, scheme: Scheme | None = None) -> tupl
     original = shapes.infer(files.load(proto).model)
     samples = [random_feed(input_specs(original), k, 8) for k in range(4)]
     found = plan(original)
-    ranges = collect(original, found.observed(), samples)
+    ranges = {t: s.range() for t, s in collect(original, found.observed(), samples).items()}
     result = original.clone()
     quantize_int8(result, found, ranges, scheme or Scheme())
     assert check(original, result, found, ranges, samples, Oracle(original, samples[:2])) is None
@@ -117,6 +117,23 @@ def test_float_nodes_read_behind_the_pair() -> None:
     node = next(n for n in result.graph if n.name == "s")
     assert node.inputs[0].producer().op_type == "DequantizeLinear"  # type: ignore[union-attr]
     assert error(original, result) < 0.05
+
+
+def test_float_readers_of_a_float_value_lose_nothing() -> None:
+    """A value that a float node (or nobody) computes: only the int8 node reads it behind the pair."""
+    text = graph(
+        "[e] h = Exp(x) [c] y = Conv(h, w) [n] z = Neg(h) [m] u = Neg(x)",
+        output="float[] y, float[] z, float[] u, float[] h",
+    )
+    original, result = quantized(text)
+    nodes = {n.name: n for n in result.graph}
+    assert [nodes[k].inputs[0].name for k in ("n", "m")] == ["h", "x"]  # type: ignore[union-attr]
+    assert ops(result).count("QuantizeLinear") == 2
+    assert result.graph.outputs[3].producer() is nodes["e"]
+    feed = random_feed(input_specs(original), 1)
+    a, b = Session(original).run(feed), Session(result).run(feed)
+    np.testing.assert_array_equal(a["z"], b["z"])
+    np.testing.assert_array_equal(a["h"], b["h"])
 
 
 def test_a_body_that_reads_a_quantized_value() -> None:
@@ -253,6 +270,46 @@ def test_layers_that_share_a_weight_and_differ_in_bias() -> None:
         factor = {"w": 1e-8, "c": 1.0, "b": 1e-8}[tensor.name]
         tensor.raw_data = (onnx.numpy_helper.to_array(tensor) * factor).astype(np.float32).tobytes()
     quantized(proto)
+
+
+def test_corrections_are_added_to_biases() -> None:
+    """A Conv or Gemm without bias is given one; a MatMul without an Add is left alone."""
+    body = """[c] h = Conv(x, w, b) [n] i = Conv(h, v) f = Flatten(i) [g] j = Gemm(f, u)
+              [m] k = MatMul(j, t) [a] l = Add(s, k) [o] y = MatMul(l, t)"""
+    text = graph(body, f"{CONV}, float[3] b, float[3,3,6,6] v, float[3,4] u, float[4,4] t, float[4] s")
+    original = models.loaded(text)
+    samples = [random_feed(input_specs(original), k, 8) for k in range(4)]
+    found = plan(original)
+    ranges = {t: s.range() for t, s in collect(original, found.observed(), samples).items()}
+    corrections = {n: np.arange(c, dtype=np.float32) for n, c in {"c": 3, "n": 3, "g": 4, "m": 4, "o": 4}.items()}
+    plain, result = original.clone(), original.clone()
+    quantize_int8(plain, found, ranges, Scheme(), {})
+    quantize_int8(result, found, ranges, Scheme(), corrections)
+    stored: dict[str, Any] = {n: v.const_value.numpy() for n, v in result.graph.initializers.items() if v.const_value}
+    for layer, bias in {"c": "b", "n": "", "g": "", "m": "s"}.items():
+        scale = stored[f"{layer}/bias/scale"]
+        value = original.graph.initializers[bias].const_value if bias else None
+        wanted = corrections[layer] + (value.numpy() if value is not None else 0)
+        np.testing.assert_allclose(stored[f"{layer}/bias/quantized"] * scale, wanted, atol=float(scale.max()) * 0.51)
+    assert "o/bias/quantized" not in stored
+    assert [len(n.inputs) for n in result.graph if n.name in corrections] == [3, 3, 3, 2, 2]
+    assert len(list(result.graph)) == len(list(plain.graph)) + 2
+    assert set(kernels(result).integer) == set(kernels(plain).integer)
+
+
+def test_a_correction_that_would_not_fit_enlarges_the_scale_of_the_weight() -> None:
+    original = models.loaded(graph("[c] y = Conv(x, w)"))
+    ranges = {"x": (0.0, 1e-5), "y": (-1.0, 1.0)}
+    results = [original.clone() for _ in range(2)]
+    for result, size in zip(results, (0.0, 1e5), strict=True):
+        quantize_int8(result, plan(original), ranges, Scheme(), {"c": np.full(3, size, np.float32)})
+    small, large = (r.graph.initializers["w/scale"].const_value for r in results)
+    stored = results[1].graph.initializers["c/bias/quantized"].const_value
+    assert small is not None
+    assert large is not None
+    assert stored is not None
+    assert (large.numpy() > small.numpy()).all()
+    assert 2**30 * 0.99 < int(stored.numpy().min()) <= int(stored.numpy().max()) <= 2**30 * 1.01
 
 
 # 4. Constant operands
