@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
+from edgeopt.decisions import FLOAT, INT8, LAYOUT, MIXED, ORIGINAL, Decisions
 from edgeopt.evaluation import Comparison
 from edgeopt.latency import SESSION_NOISE, Latency, Ratio
 from edgeopt.levers import WHOLE_MODEL, Budget, Lever
 from edgeopt.memory import Memory
 
-ORIGINAL, FLOAT, INT8 = "original", "float", "int8"
+_PREFERENCE = (FLOAT, ORIGINAL, LAYOUT, INT8, MIXED)  # of equal prices, the simpler choice
 
 
 @dataclass
 class Candidate:
-    """A model that could be shipped, and what is known of it."""
+    """A model that could be shipped, and what is known of it.
 
-    choice: str
+    Attributes:
+        decisions: How it was made.
+        model: With its metadata, checked.
+        int8: The report's part on int8.
+    """
+
+    decisions: Decisions
     model: ir.Model
+    int8: dict[str, Any] | None = None
     latency: Latency | None = None
     speedup: Ratio | None = None
     memory: Memory | None = None
     comparison: Comparison | None = None
     file_bytes: int = 0
+
+    @property
+    def choice(self) -> str:
+        """Its name among the candidates."""
+        return self.decisions.choice
 
 
 def price(candidate: Candidate, original: Candidate, budget: Budget) -> Lever:
@@ -48,7 +62,7 @@ def price(candidate: Candidate, original: Candidate, budget: Budget) -> Lever:
         loss(candidate, budget),
         peak or 0,
         candidate.file_bytes,
-        (FLOAT, ORIGINAL, INT8).index(candidate.choice),
+        _PREFERENCE.index(candidate.decisions.kind),
     )
 
 
@@ -59,7 +73,7 @@ def loss(candidate: Candidate, budget: Budget) -> float:
     """
     if candidate.choice == ORIGINAL or candidate.comparison is None:
         return 0.0
-    if candidate.choice == FLOAT:  # the oracle has compared the outputs that no figure covers
+    if candidate.choice in (FLOAT, LAYOUT):  # the oracle has compared the outputs that no figure covers
         return 0.0 if candidate.comparison.equivalent(budget.error) else float("inf")
     if not candidate.comparison.safe(budget.error):
         return float("inf")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import shtab
 
-from edgeopt.optimizer import EFFORTS
-from edgeopt.request import RANGES
+from edgeopt.calibration.statistics import RANGES
+from edgeopt.decisions import AUTO
+from edgeopt.effort import EFFORTS
 
 COMMANDS = {
     "inspect": "show operators, sizes, MACs, and what is odd or could be improved",
@@ -63,9 +65,8 @@ def _effort(sub: argparse.ArgumentParser, defaults: bool = True) -> None:
     sub.add_argument("--effort", choices=tuple(EFFORTS), default=default, help="how much work to do (default normal)")
 
 
-def _range(sub: argparse.ArgumentParser, defaults: bool = True) -> None:
-    default = "minmax" if defaults else None
-    sub.add_argument("--range", choices=RANGES, default=default, help="how ranges are chosen (default minmax)")
+def _range(sub: argparse.ArgumentParser, choices: Sequence[str], default: str | None, text: str) -> None:
+    sub.add_argument("--range", choices=choices, default=default, help=f"how ranges are chosen (default {text})")
 
 
 def _keep_float(sub: argparse.ArgumentParser) -> None:
@@ -100,7 +101,7 @@ def _quantize(sub: argparse.ArgumentParser) -> None:
     _output(sub)
     _data(sub, "--calib", "calibration data")
     sub.add_argument("--device", default="host", help="a device or integer-kernel preset (default host)")
-    _range(sub)
+    _range(sub, RANGES, "minmax", "minmax")
     _effort(sub)
     _keep_float(sub)
     _shapes(sub)
@@ -152,7 +153,7 @@ def _optimize(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--max-memory-bytes", type=int, help="budget: peak memory of the runtime")
     sub.add_argument("--max-file-bytes", type=int, help="budget: size of the model file")
     _effort(sub, defaults=False)
-    _range(sub, defaults=False)
+    _range(sub, (AUTO, *RANGES), None, "auto: by the noise at the outputs")
     _keep_float(sub)
     sub.add_argument("--recipe", metavar="R.toml", help="replay the options and decisions of an earlier run")
     _shapes(sub)

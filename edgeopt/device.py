@@ -157,6 +157,21 @@ def load(name_or_path: str | Path) -> Device:
     )
 
 
+def channel_block(cpuinfo: str | None = None, machine: str | None = None) -> int:
+    """How many channels onnxruntime's blocked layout takes together on this machine.
+
+    16 with AVX-512 and on 64-bit Arm, else 8 (MlasNchwcGetBlockSize in onnxruntime/core/mlas/lib/platform.cpp).
+
+    Args:
+        cpuinfo: Text of /proc/cpuinfo; read if None.
+        machine: As ``platform.machine()``.
+    """
+    architecture = (machine if machine is not None else platform.machine()).lower()
+    if architecture.startswith(("arm64", "aarch64")):
+        return 16
+    return 16 if architecture in _X86 and "avx512f" in _flags(cpuinfo) else 8
+
+
 def host_preset(cpuinfo: str | None = None, machine: str | None = None) -> str:
     """The integer preset of this machine.
 
@@ -173,13 +188,18 @@ def host_preset(cpuinfo: str | None = None, machine: str | None = None) -> str:
         return "arm"
     if architecture not in _X86:
         return "x86-vnni"
+    return "x86-vnni" if _VNNI & _flags(cpuinfo) else "x86"
+
+
+def _flags(cpuinfo: str | None) -> set[str]:
+    """What /proc/cpuinfo says the processor can; nothing where there is no such file."""
     if cpuinfo is None:
         try:
             cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             cpuinfo = ""
     flags = next((line.split(":", 1)[1] for line in cpuinfo.splitlines() if re.match(r"flags\s*:", line)), "")
-    return "x86-vnni" if _VNNI & set(flags.split()) else "x86"
+    return set(flags.split())
 
 
 def _read(path: Path) -> dict[str, Any]:

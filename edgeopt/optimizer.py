@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -10,53 +10,30 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeopt import latency, memory, shapes
-from edgeopt.calibration import Dataset, Sample
-from edgeopt.candidates import FLOAT, INT8, ORIGINAL, Candidate, price
-from edgeopt.errors import CheckError, ModelError
-from edgeopt.evaluation import agreement_json, compare_all
+from edgeopt.calibration import Dataset
+from edgeopt.candidates import Candidate, price
+from edgeopt.decisions import AUTO, FLOAT, ORIGINAL, Decisions
+from edgeopt.effort import Effort
+from edgeopt.errors import ModelError
+from edgeopt.evaluation import compare_all
 from edgeopt.files import Loaded
 from edgeopt.graph import Array
 from edgeopt.latency import Latency
-from edgeopt.levers import Budget, Lever, Solution, solve
+from edgeopt.levers import Budget, Solution, solve
+from edgeopt.making import Maker
 from edgeopt.memory import Memory
 from edgeopt.oracle import Oracle
+from edgeopt.outcome import Explanation
 from edgeopt.progress import Progress, counting
+from edgeopt.proposals import Proposal, Proposals
 from edgeopt.quant import Scheme
-from edgeopt.quantizer import Quantized, quantize
-from edgeopt.report import measured_part, passes_part, ratios_part, saved_bytes, size_part
+from edgeopt.report import saved_bytes
 from edgeopt.runtime import Session
 from edgeopt.simplifier import Simplified, simplify
 
 _ORACLE_SAMPLES = 2
 _MOST_RUNS = 5000  # a few hundred runs of a tiny model take less time than one disturbance of the machine
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much work an effort level does.
-
-    Attributes:
-        calibration_samples: At most so many; None for all.
-        measure_s: Seconds of timed runs per comparison.
-        confirm: Whether the winner is timed once more in fresh sessions.
-    """
-
-    calibration_samples: int | None
-    measure_s: float
-    confirm: bool
-
-    def calibration(self, data: Dataset, progress: Progress) -> tuple[Iterable[Sample], Callable[[], None]]:
-        """The samples to calibrate with, and what to call after each of them."""
-        limit = self.calibration_samples
-        total = len(data) if limit is None else min(limit, len(data))
-        return islice(data, limit), counting(progress, "calibrating", total)
-
-
-EFFORTS = {
-    "fast": Effort(64, 1.5, False),
-    "normal": Effort(512, 4.0, True),
-    "best": Effort(None, 12.0, True),
-}
+_MOST_GENTLER = 5  # judging takes a pass over the data for each
 
 
 @dataclass
@@ -79,10 +56,12 @@ class Optimizer:
         scheme: Operand types of the target's integer kernels; None if it has none.
         budget: All budgets; its error is ``--max-drop``.
         effort: How much work to do.
+        ranges: How ranges are chosen, one of ``edgeopt.calibration.statistics.RANGES`` or ``auto``.
         keep_float: Node names or operator types that stay float.
         threads: For onnxruntime.
         seed: Of random inputs.
-        choice: A decision to replay instead of measuring.
+        block: Channels that the runtime's layout takes together.
+        replayed: Decisions to replay instead of measuring.
         finish: Puts the metadata into a model that is about to be shipped.
         save: Called with each model that is safe to ship, better ones later.
         progress: Called with what is being done.
@@ -97,18 +76,21 @@ class Optimizer:
         budget: Budget,
         effort: Effort,
         *,
+        ranges: str = AUTO,
         keep_float: frozenset[str] = frozenset(),
+        block: int = 16,
         threads: int = 1,
         seed: int = 0,
-        choice: str | None = None,
+        replayed: Decisions | None = None,
         finish: Callable[[ir.Model, str], ir.Model],
         save: Callable[[ir.Model], None],
         progress: Progress,
     ) -> None:
         self._loaded, self._calib, self._evaluation = loaded, calib, evaluation
         self._scheme, self._budget, self._effort = scheme, budget, effort
-        self._keep_float, self._threads, self._seed = keep_float, threads, seed
-        self._choice, self._finish, self._save, self._progress = choice, finish, save, progress
+        self._ranges, self._keep_float, self._threads, self._seed = ranges, keep_float, threads, seed
+        self._block, self._replayed = block, replayed
+        self._finish, self._save, self._progress = finish, save, progress
         self._warnings: list[str] = []
         self._not_confirmed: set[str] = set()
         self._missed: tuple[str, ...] = ()
@@ -122,24 +104,96 @@ class Optimizer:
         """
         first = [s.inputs for s in islice(self._calib, _ORACLE_SAMPLES)]
         self._progress("trying the model in a process of its own")
-        original = Candidate(ORIGINAL, self._loaded.model)
+        original = Candidate(Decisions(ORIGINAL), self._loaded.model)
         original.memory = self._memory(original, first[0])  # also the probe: a crash ends that process, not this one
+        original.file_bytes = self._loaded.file_bytes
         oracle = Oracle(self._loaded.model, first, seed=self._seed)
         simplified, exact = self._simplified(oracle)
-        candidates = [exact, original] if any(p.changed for p in simplified.passes) else [original]
-        quantized = self._quantized(simplified, oracle)
-        if quantized is not None and not quantized.nothing_to_do:
-            candidates.append(Candidate(INT8, self._finish(quantized.model, INT8)))
-        candidates = [c for c in candidates if c is original or self._runs(c, first[0])]
-        for candidate in candidates:
-            candidate.file_bytes = saved_bytes(candidate.model)
-        original.file_bytes = self._loaded.file_bytes
+        maker = self._maker(simplified, oracle)
+        proposals = self._proposals(maker) if self._replayed is None else None
+        proposed = proposals.first() if proposals is not None else []
+        if self._replayed is not None and self._replayed.choice not in (ORIGINAL, FLOAT):
+            proposed = [Proposal(self._replayed)]
+        changed = [exact] if any(p.changed for p in simplified.passes) else []
+        candidates = [*self._running(changed, first[0]), original, *self._made(maker, proposed, first[0])]
         self._judge(original, candidates)
         self._time(candidates, original, first[0])
+        if proposals is not None and self._too_lossy(candidates):
+            gentler = self._made(maker, proposals.gentler()[:_MOST_GENTLER], first[0])
+            self._judge(original, [original, *gentler])
+            self._time([original, *(c for c in gentler if self._safe(c))], original, first[0])
+            candidates += gentler
+        self._warn_of_missing_scores(candidates)
         solution = self._choose(candidates, original, first[0])
-        self._missed = solution.missed
         shipped = next(c for c in candidates if c.choice == solution.levers[0].choice)
-        return Outcome(shipped, solution, self._parts(candidates, shipped, simplified, quantized), self._warnings)
+        explanation = Explanation(
+            candidates,
+            shipped,
+            self._budget,
+            replayed=self._replayed is not None and self._replayed.choice == shipped.choice,
+            missed=solution.missed,
+            not_confirmed=self._not_confirmed,
+        )
+        warnings = [*self._warnings, *maker.warnings]
+        return Outcome(shipped, solution, explanation.parts(simplified), list(dict.fromkeys(warnings)))
+
+    def _maker(self, simplified: Simplified, oracle: Oracle) -> Maker:
+        return Maker(
+            self._loaded.model,
+            simplified.model,
+            self._scheme,
+            oracle,
+            lambda: self._effort.calibration(self._calib, self._progress),
+            full_counts=self._effort.full_counts,
+            keep_float=self._keep_float,
+            threads=self._threads,
+            finish=self._finish,
+            progress=self._progress,
+        )
+
+    def _proposals(self, maker: Maker) -> Proposals:
+        return Proposals(
+            maker,
+            self._scheme,
+            self._effort,
+            ranges=self._ranges,
+            keep_float=self._keep_float,
+            block=self._block,
+            threads=self._threads,
+            seed=self._seed,
+            progress=self._progress,
+        )
+
+    def _made(self, maker: Maker, proposed: Sequence[Proposal], feed: Mapping[str, Array]) -> list[Candidate]:
+        """The candidates that pass their checks and run."""
+        made = []
+        for proposal in proposed:
+            self._progress(f"making and checking {proposal.decisions.choice}")
+            candidate = maker.make(proposal.decisions, proposal.reasons)
+            if candidate is not None:
+                made.append(candidate)
+        return self._running(made, feed)
+
+    def _running(self, candidates: Sequence[Candidate], feed: Mapping[str, Array]) -> list[Candidate]:
+        running = [c for c in candidates if self._runs(c, feed)]
+        for candidate in running:
+            candidate.file_bytes = saved_bytes(candidate.model)
+        return running
+
+    def _safe(self, candidate: Candidate) -> bool:
+        return price(candidate, candidate, self._budget).error <= self._budget.error
+
+    def _too_lossy(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether int8 is faster than all that is safe, and loses an amount that can be told."""
+        safe = max(c.speedup.median for c in candidates if c.speedup is not None and self._safe(c))
+        for candidate in candidates:
+            found = candidate.comparison
+            if not candidate.decisions.is_int8 or found is None or candidate.speedup is None:
+                continue
+            told = found.drop() is not None or not found.agreement.unjudged
+            if told and not self._safe(candidate) and candidate.speedup.median > safe:
+                return True
+        return False
 
     def _simplified(self, oracle: Oracle) -> tuple[Simplified, Candidate]:
         result = simplify(
@@ -151,55 +205,45 @@ class Optimizer:
         self._warnings += result.warnings
         exact = self._finish(shapes.as_stated(result.model, self._loaded.model), FLOAT)
         self._save(exact)  # from here on, stopping leaves a valid model behind
-        return result, Candidate(FLOAT, exact)
+        return result, Candidate(Decisions(FLOAT), exact)
 
-    def _quantized(self, simplified: Simplified, oracle: Oracle) -> Quantized | None:
-        if self._scheme is None or self._choice in (ORIGINAL, FLOAT):
-            return None
-        samples, advance = self._effort.calibration(self._calib, self._progress)
-        try:
-            result = quantize(
-                simplified.model,
-                samples,
-                self._scheme,
-                oracle,
-                keep_float=self._keep_float,
-                threads=self._threads,
-                progress=advance,
-            )
-        except (CheckError, ModelError) as error:
-            self._warnings.append(f"no int8: {error.message}")
-            return None
-        self._warnings += result.warnings
-        result.model = shapes.as_stated(result.model, self._loaded.model)
-        return result
-
-    def _judge(self, original: Candidate, candidates: list[Candidate]) -> None:
-        """Score each candidate beside the original."""
-        judging = [c for c in candidates if c is not original] or [original]
+    def _judge(self, original: Candidate, candidates: Sequence[Candidate]) -> None:
+        """Score each candidate beside the original; the original itself, if it is alone at first."""
+        judging = [c for c in candidates if c is not original]
+        if not judging and original.comparison is None:
+            judging = [original]
+        if not judging:
+            return
         sessions = [Session(c.model, threads=self._threads) for c in judging]
         advance = counting(self._progress, f"comparing {', '.join(c.choice for c in judging)}", len(self._evaluation))
         reference = Session(original.model, threads=self._threads)
         found = compare_all(reference, sessions, self._evaluation, advance, strict=False)
         for candidate, comparison in zip(judging, found, strict=True):
             candidate.comparison = comparison
-        judged = next(c.comparison for c in candidates if c.comparison is not None)
-        if self._evaluation.metric is None and len(candidates) > 1:
-            if judged.drop() is None:
-                self._warnings.append(
-                    "no score was given: the loss is judged by SQNR (at least 40 dB), which is no proxy for a "
-                    "detector's mAP; give --eval with labels and a metric"
-                )
-            else:
-                self._warnings.append(
-                    "no labels were given: the drop is the one expected from the original's own probabilities"
-                )
 
-    def _time(self, candidates: list[Candidate], original: Candidate, feed: Mapping[str, Array]) -> None:
+    def _warn_of_missing_scores(self, candidates: Sequence[Candidate]) -> None:
+        judged = next(c.comparison for c in candidates if c.comparison is not None)
+        if self._evaluation.metric is not None or len(candidates) < 2:
+            return
+        if judged.drop() is None:
+            self._warnings.append(
+                "no score was given: the loss is judged by SQNR (at least 40 dB), which is no proxy for a "
+                "detector's mAP; give --eval with labels and a metric"
+            )
+        else:
+            self._warnings.append(
+                "no labels were given: the drop is the one expected from the original's own probabilities"
+            )
+
+    def _time(self, candidates: Sequence[Candidate], original: Candidate, feed: Mapping[str, Array]) -> None:
+        if len(candidates) == 1 and original.latency is not None:
+            return
         self._progress("measuring latency")
         sessions = {c.choice: Session(c.model, threads=self._threads) for c in candidates}
         found = self._latencies(sessions, feed, self._seed)
         for candidate in candidates:
+            if candidate.latency is not None:
+                continue  # the original, in a later round
             candidate.latency = found[candidate.choice]
             candidate.speedup = latency.ratio(found[ORIGINAL].samples_ms, found[candidate.choice].samples_ms)
 
@@ -214,7 +258,7 @@ class Optimizer:
         return True
 
     def _latencies(self, sessions: Mapping[str, Session], feed: Mapping[str, Array], seed: int) -> dict[str, Latency]:
-        budget_s = self._effort.measure_s
+        budget_s = self._effort.measure_s * max(1.0, len(sessions) / 3)
         return latency.measure(sessions, feed, budget_s=budget_s, max_runs=_MOST_RUNS, rng_seed=seed)
 
     def _memory(self, candidate: Candidate, feed: Mapping[str, Array]) -> Memory:
@@ -225,18 +269,19 @@ class Optimizer:
 
         It may win all the same, where only its size keeps a budget.
         """
-        if self._choice is not None:
-            kept = [c for c in candidates if c.choice == self._choice]
+        if self._replayed is not None:
+            choice = self._replayed.choice
+            kept = [c for c in candidates if c.choice == choice]
             if kept:
                 lever = price(kept[0], original, self._budget)
                 solution = solve([lever], replace(self._budget, error=float("inf")))
                 if lever.error <= self._budget.error:
                     return solution
                 self._warnings.append(
-                    f"the recipe's choice {self._choice!r} is not within --max-drop {self._budget.error:g} on this data"
+                    f"the recipe's choice {choice!r} is not within --max-drop {self._budget.error:g} on this data"
                 )
                 return replace(solution, missed=("max_drop", *solution.missed))
-            self._warnings.append(f"the recipe's choice {self._choice!r} cannot be made for this model; decided anew")
+            self._warnings.append(f"the recipe's choice {choice!r} cannot be made for this model; decided anew")
         while True:
             solution = solve([price(c, original, self._budget) for c in candidates], self._budget)
             winner = next(c for c in candidates if c.choice == solution.levers[0].choice)
@@ -246,12 +291,12 @@ class Optimizer:
                 return solution
 
     def _confirmed(self, winner: Candidate, original: Candidate, feed: Mapping[str, Array]) -> bool:
-        """Whether fresh sessions agree: int8 that won by its speed must be faster again, others not slower."""
+        """Whether fresh sessions agree: what won by its speed must be faster again, others not slower."""
         self._progress(f"confirming that {winner.choice} pays")
         sessions = {c.choice: Session(c.model, threads=self._threads) for c in (winner, original)}
         found = self._latencies(sessions, feed, self._seed + 1)
         again = latency.ratio(found[ORIGINAL].samples_ms, found[winner.choice].samples_ms)
-        won_by_speed = winner.choice == INT8 and winner.speedup is not None and winner.speedup.faster
+        won_by_speed = winner.choice != FLOAT and winner.speedup is not None and winner.speedup.faster
         confirmed = again.faster if won_by_speed else not again.slower
         if not confirmed:
             self._not_confirmed.add(winner.choice)
@@ -260,75 +305,3 @@ class Optimizer:
                 f"{winner.choice} was only {again.median:.2f} times as fast as the original when measured again"
             )
         return confirmed
-
-    def _parts(
-        self,
-        candidates: list[Candidate],
-        shipped: Candidate,
-        simplified: Simplified,
-        quantized: Quantized | None,
-    ) -> dict[str, Any]:
-        original = next(c for c in candidates if c.choice == ORIGINAL)
-        baseline = next(c.comparison.first for c in candidates if c.comparison is not None)
-        before = size_part(original.model, original.file_bytes)
-        before |= measured_part(original.latency, original.memory, baseline)
-        after = size_part(shipped.model, shipped.file_bytes)
-        score = shipped.comparison.second if shipped.comparison is not None else baseline
-        after |= measured_part(shipped.latency, shipped.memory, score)
-        parts: dict[str, Any] = {"before": before, "after": after}
-        if shipped.comparison is not None:
-            parts["agreement"] = agreement_json(shipped.comparison.agreement)
-        parts["passes"] = passes_part(simplified.passes)
-        if quantized is not None and shipped.choice == INT8:
-            parts["int8"] = quantized.int8
-        speedup = shipped.speedup.median if shipped.speedup is not None else None
-        parts["ratios"] = ratios_part(before, after, speedup)
-        parts["candidates"] = [self._candidate_part(c, original, shipped) for c in candidates]
-        return parts
-
-    def _candidate_part(self, candidate: Candidate, original: Candidate, shipped: Candidate) -> dict[str, Any]:
-        """One line of the comparison of choices, with the reason why it was or was not shipped."""
-        lever = price(candidate, original, self._budget)
-        entry: dict[str, Any] = {
-            "choice": candidate.choice,
-            "shipped": candidate is shipped,
-            "file_bytes": candidate.file_bytes,
-            "reason": self._reason(candidate, lever, shipped),
-        }
-        if candidate.latency is not None and candidate.speedup is not None:
-            entry["latency_ms"] = candidate.latency.as_json()
-            entry["speedup"] = round(candidate.speedup.median, 4)
-            entry["speedup_interval_90"] = [round(v, 4) for v in candidate.speedup.interval_90]
-        if candidate.comparison is not None:
-            entry["agreement"] = agreement_json(candidate.comparison.agreement)
-            if (drop := candidate.comparison.drop()) is not None:
-                entry["drop"] = drop
-            if candidate.comparison.second is not None:
-                entry["score"] = candidate.comparison.second.as_json()
-        return entry
-
-    def _reason(self, candidate: Candidate, lever: Lever, shipped: Candidate) -> str:
-        if candidate is shipped:
-            if self._choice == candidate.choice:
-                return "replayed from the recipe"
-            if self._missed:
-                return "no choice keeps all budgets; this one exceeds them least"
-            return "the fastest that keeps all budgets"
-        if candidate.choice in self._not_confirmed:
-            slower = candidate.speedup is not None and candidate.speedup.slower
-            return f"{'slower' if slower else 'not faster'} than the original when measured again"
-        if lever.error > self._budget.error:
-            drop = candidate.comparison.drop() if candidate.comparison is not None else None
-            if drop is None and candidate.comparison is not None and candidate.comparison.agreement.unjudged:
-                names = ", ".join(sorted(candidate.comparison.agreement.unjudged))
-                return f"no figure covers its output {names} (a sequence or text), and there is no score"
-            if drop is None:
-                return "its outputs are too far from the original's (SQNR below 40 dB), and there is no score"
-            return f"it loses {drop:.4g}, more than --max-drop {self._budget.error:g}"
-        if candidate.choice == ORIGINAL:
-            return "the reference; another choice serves the budgets better"
-        if candidate.speedup is not None and candidate.speedup.slower:
-            return "slower than the original"
-        if candidate.speedup is not None and not candidate.speedup.faster:
-            return "not faster than the original beyond noise"
-        return "another choice serves the budgets better"

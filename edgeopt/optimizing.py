@@ -15,11 +15,14 @@ from typing import Any
 
 from edgeopt import recipe as recipes
 from edgeopt.calibration import Dataset, open_dataset
-from edgeopt.candidates import ORIGINAL
+from edgeopt.calibration.statistics import check_range
+from edgeopt.decisions import AUTO, ORIGINAL, Decisions
+from edgeopt.device import channel_block
+from edgeopt.effort import EFFORTS
 from edgeopt.files import Loaded
 from edgeopt.graph import input_specs
 from edgeopt.levers import Budget
-from edgeopt.optimizer import EFFORTS, Optimizer, Outcome
+from edgeopt.optimizer import Optimizer, Outcome
 from edgeopt.output_folder import OutputFolder
 from edgeopt.progress import Progress, silent
 from edgeopt.recipe import Recipe
@@ -28,7 +31,6 @@ from edgeopt.request import (
     Shapes,
     check_budgets,
     check_effort,
-    check_range,
     check_seed,
     check_threads,
     finisher,
@@ -44,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "device": "host",
     "max_drop": 0.01,
     "effort": "normal",
-    "range": "minmax",
+    "range": AUTO,
     "keep_float": [],
     "threads": 1,
     "seed": 0,
@@ -76,7 +78,7 @@ def optimize(
     """Pull every lever, measure, and ship the fastest model that keeps all budgets.
 
     What is given here goes before what the recipe says, and that before the defaults (device ``host``, max_drop
-    0.01, effort ``normal``, 1 thread, seed 0).
+    0.01, effort ``normal``, range ``auto``, 1 thread, seed 0).
 
     Args:
         model: See the module.
@@ -91,7 +93,8 @@ def optimize(
         max_file_bytes: Size of the model file.
         effort: ``fast``, ``normal`` or ``best``.
         keep_float: Names of nodes, or operator types, that stay float.
-        range: How ranges are chosen: ``minmax``.
+        range: How ranges are chosen: ``minmax``, ``moving-average``, ``percentile``, ``entropy``, ``mse``, or ``auto``:
+            the one of them that leaves the least noise at the outputs.
         recipe: A recipe.toml: options, and decisions that are replayed instead of taken by measuring.
         input_shape: See the module.
         threads: See the module.
@@ -119,7 +122,8 @@ def optimize(
     asked = DEFAULTS | replayed.options | {k: v for k, v in given.items() if v is not None}
     check_threads(asked["threads"])
     check_effort(asked["effort"])
-    check_range(asked["range"])
+    if asked["range"] != AUTO:
+        check_range(asked["range"])
     check_seed(asked["seed"])
     check_budgets(asked)
     target = host_device(asked["device"])
@@ -136,7 +140,7 @@ def optimize(
         judged = open_dataset(eval, specs, model=loaded.model, metric=asked.get("metric"))
     if loaded.untouchable:
         result = untouched(loaded)
-        result.recipe = Recipe(asked, ORIGINAL, loaded.sha256, preset)
+        result.recipe = Recipe(asked, Decisions(ORIGINAL), loaded.sha256, preset)
     else:
         run = Optimizer(
             loaded,
@@ -150,10 +154,12 @@ def optimize(
                 asked.get("max_file_bytes"),
             ),
             EFFORTS[asked["effort"]],
+            ranges=asked["range"],
             keep_float=frozenset(asked["keep_float"]),
             threads=asked["threads"],
             seed=asked["seed"],
-            choice=replayed.choice,
+            block=channel_block(),
+            replayed=replayed.decisions,
             finish=finisher(loaded, "optimize"),
             save=folder.save_model if folder is not None else lambda _: None,
             progress=progress,
@@ -187,7 +193,7 @@ def _optimized(
         "verdict": verdict,
         "warnings": [*data.warnings, *(w for w in judged.warnings if w not in data.warnings), *outcome.warnings],
     }
-    recipe = Recipe(asked, shipped.choice, loaded.sha256, preset)
+    recipe = Recipe(asked, shipped.decisions, loaded.sha256, preset)
     same = shipped.choice == ORIGINAL
     return Result(shipped.model, report, 3 if missed else 0, recipe, unchanged=same, _loaded=loaded)
 

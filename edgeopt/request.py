@@ -13,16 +13,15 @@ import onnx_ir as ir
 from edgeopt import device as devices_
 from edgeopt import files, saving, shapes
 from edgeopt.device import Device
+from edgeopt.effort import EFFORTS
 from edgeopt.errors import DeviceError, UsageError
 from edgeopt.files import Loaded
-from edgeopt.optimizer import EFFORTS
 from edgeopt.oracle import PassReport
 from edgeopt.quant import Scheme
 from edgeopt.report import head, ratios_part, size_part, version
 from edgeopt.result import Result
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[str]
-RANGES = ("minmax",)
 _MOST_THREADS = 1024
 
 
@@ -79,12 +78,6 @@ def shape_texts(shapes_: Shapes | None) -> list[str] | None:
     if isinstance(shapes_, Mapping):
         return [f"{name}={','.join(map(str, d)) if isinstance(d, Iterable) else d}" for name, d in shapes_.items()]
     return list(shapes_)
-
-
-def check_range(range_: str) -> None:
-    """Raise UsageError for a way of choosing ranges that does not exist."""
-    if range_ not in RANGES:
-        raise UsageError(f"expected one of {', '.join(RANGES)}, found {range_!r}", where="--range")
 
 
 def check_budgets(asked: Mapping[str, Any]) -> None:

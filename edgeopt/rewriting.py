@@ -18,13 +18,14 @@ import onnx_ir as ir
 
 from edgeopt import exporters, files, latency, saving, shapes
 from edgeopt.calibration import open_dataset
-from edgeopt.candidates import FLOAT, INT8
+from edgeopt.calibration.statistics import check_range
+from edgeopt.decisions import FLOAT, INT8
+from edgeopt.effort import EFFORTS
 from edgeopt.errors import UsageError
 from edgeopt.feeds import runnable_feed
 from edgeopt.graph import Array, input_specs
 from edgeopt.latency import Ratio
 from edgeopt.onnxsim_pass import run_onnxsim
-from edgeopt.optimizer import EFFORTS
 from edgeopt.oracle import Oracle, PassReport
 from edgeopt.progress import Progress, silent
 from edgeopt.quantizer import quantize as quantize_model
@@ -32,7 +33,6 @@ from edgeopt.report import device_part, head, measured_part, passes_part, ratios
 from edgeopt.request import (
     Shapes,
     check_effort,
-    check_range,
     check_seed,
     check_threads,
     finisher,
@@ -147,8 +147,8 @@ def quantize(
         model: See the module.
         calib: Calibration data; anything that ``--calib`` takes, or an iterable of samples.
         device: A device or an integer-kernel preset.
-        range: How ranges are chosen: ``minmax``.
-        effort: ``fast`` uses at most 64 calibration samples, ``normal`` 512, ``best`` all.
+        range: How ranges are chosen: ``minmax``, ``moving-average``, ``percentile``, ``entropy`` or ``mse``.
+        effort: ``fast`` uses at most 64 calibration samples, ``normal`` 512, ``best`` all, and counts every value.
         keep_float: Names of nodes, or operator types, that stay float.
         input_shape: See the module.
         threads: See the module.
@@ -172,7 +172,15 @@ def quantize(
     simplified = simplify_model(loaded.model, oracle, checker_clean=loaded.checker_error is None, progress=progress)
     samples, advance = EFFORTS[effort].calibration(data, progress)
     done = quantize_model(
-        simplified.model, samples, scheme, oracle, keep_float=frozenset(keep_float), threads=threads, progress=advance
+        simplified.model,
+        samples,
+        scheme,
+        oracle,
+        ranges=range,
+        full=EFFORTS[effort].full_counts,
+        keep_float=frozenset(keep_float),
+        threads=threads,
+        progress=advance,
     )
     result = shapes.as_stated(done.model, loaded.model)
     changed = not done.nothing_to_do or any(p.changed for p in simplified.passes)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeopt import optimizer, reading, rewriting
+from edgeopt import reading, rewriting
+from edgeopt.effort import EFFORTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,8 +25,8 @@ def shared() -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verbs measure for a few milliseconds only: what is tested is what they do, not how fast."""
-    for name, effort in optimizer.EFFORTS.items():
-        monkeypatch.setitem(optimizer.EFFORTS, name, replace(effort, measure_s=0.02))
+    for name, effort in EFFORTS.items():
+        monkeypatch.setitem(EFFORTS, name, replace(effort, measure_s=0.02, search_s=0.1, trial_s=0.01))
     for module, names in ((reading, ["_MEASURE_S"]), (rewriting, ["_MEASURE_S", "_QUICK_MEASURE_S"])):
         for name in names:
             monkeypatch.setattr(module, name, 0.02)

@@ -7,7 +7,8 @@ import math
 import onnx_ir as ir
 import pytest
 
-from edgeopt.candidates import FLOAT, INT8, ORIGINAL, Candidate, loss, price
+from edgeopt.candidates import Candidate, loss, price
+from edgeopt.decisions import FLOAT, INT8, ORIGINAL, Decisions
 from edgeopt.evaluation import Comparison, Score
 from edgeopt.latency import ratio, summarize
 from edgeopt.levers import Budget
@@ -20,7 +21,7 @@ MODEL = ir.from_proto(tiny.net())
 def candidate(choice: str, median_ms: float, base_ms: float = 10.0, drop: float | None = None) -> Candidate:
     times, base = [median_ms] * 30, [base_ms] * 30
     comparison = None if drop is None else Comparison(Agreement(), Score("top1", 0.7, 9), Score("top1", 0.7 - drop, 9))
-    return Candidate(choice, MODEL, summarize(times), ratio(base, times), None, comparison, 100)
+    return Candidate(Decisions(choice), MODEL, None, summarize(times), ratio(base, times), None, comparison, 100)
 
 
 ORIGIN = candidate(ORIGINAL, 10.0)

@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from edgeopt import api, cli, optimizing, quantizer, rewriting
+from edgeopt.calibration.statistics import RANGES
 from edgeopt.cli_options import COMMANDS
 from edgeopt.errors import CheckError
 from edgeopt.report import version
@@ -84,6 +85,12 @@ def test_quiet_prints_errors(tmp_path: Path, capsys: Capture) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert "no.onnx: cannot be read" in err
+
+
+@pytest.mark.parametrize("method", RANGES)
+def test_ranges_by_every_method(method: str, tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main([*arguments("quantize", tmp_path), "--device", "arm", "--range", method, "--effort", "best"]) == 0
+    assert "100.0% of the MACs" in capsys.readouterr().out
 
 
 def test_verbose_lists_skips(tmp_path: Path, capsys: Capture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeopt import api, memory, optimizer
+from edgeopt import api, making, memory, optimizer
+from edgeopt.decisions import Decisions
+from edgeopt.effort import EFFORTS
 from edgeopt.errors import CheckError, ModelError
-from edgeopt.optimizer import EFFORTS
 from edgeopt.result import Result
 from edgeopt.runtime import Session
 from tests import fakes, models, tiny
@@ -295,7 +297,7 @@ def test_int8_that_fails_leaves_the_other_choices(
     def failing(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(optimizer, "quantize", failing)
+    monkeypatch.setattr(making, "build", failing)
     result = run(tmp_path)
     assert result.report["choice"] == "float"
     assert f"no int8: {error.message}" in result.report["warnings"]  # type: ignore[attr-defined]
@@ -320,3 +322,74 @@ def test_the_model_is_tried_in_another_process_first(tmp_path: Path, monkeypatch
     with pytest.raises(ModelError, match="SIGSEGV"):
         api.optimize(files.model, calib=files.data)
     assert opened == []
+
+
+# int8 in regions, wider layouts
+
+MIXED = Decisions("mixed", "minmax", ("conv2",))
+GENTLER = (Decisions("mixed-2", "minmax", ("conv1", "conv2")), Decisions("mixed-3", "minmax", ("conv1", "dense")))
+REGIONS = {"original": 10.0, "float": 8.0, "int8": 5.0, "mixed": 4.0, "mixed-2": 4.5, "mixed-3": 6.0}
+
+
+def test_regions_are_shipped_where_they_are_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fakes.install(monkeypatch, REGIONS, proposed=(*fakes.WHOLE, MIXED))
+    result = run(tmp_path)
+    assert result.report["choice"] == "mixed"
+    assert "conv2" in [n["node"] for n in result.report["int8"]["float_nodes"]]
+    assert result.recipe is not None
+    assert result.recipe.decisions == MIXED
+    assert asked == [["float", "original", "int8", "mixed"], ["mixed", "original"]]
+
+
+def test_gentler_regions_are_looked_for_where_the_fastest_lose_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {"int8": 0.5, "mixed": 0.4, "mixed-2": 0.3, "mixed-3": 0.001}
+    asked = fakes.install(monkeypatch, REGIONS, proposed=(*fakes.WHOLE, MIXED), gentler=GENTLER)
+    fakes.lose(monkeypatch, losses)
+    result = run(tmp_path)
+    assert result.report["choice"] == "mixed-3"
+    reasons = {c["choice"]: c["reason"] for c in result.report["candidates"]}
+    assert reasons["mixed"] == "it loses 0.4, more than --max-drop 0.01"
+    assert reasons["mixed-2"] == "it loses 0.3, more than --max-drop 0.01"
+    assert asked[1] == ["original", "mixed-3"]  # what is not safe need not be timed
+    floats = {n["node"]: n["reason"] for n in result.report["int8"]["float_nodes"]}
+    assert floats["conv1"] == floats["dense"] == "kept float for a reason"
+
+
+def test_gentler_regions_are_not_looked_for_where_the_fastest_is_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fakes.install(monkeypatch, REGIONS, proposed=(*fakes.WHOLE, MIXED), gentler=GENTLER)
+    fakes.lose(monkeypatch, {"int8": 0.5})
+    assert run(tmp_path).report["choice"] == "mixed"
+    assert asked == [["float", "original", "int8", "mixed"], ["mixed", "original"]]
+
+
+def test_gentler_regions_are_not_looked_for_where_int8_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fakes.install(monkeypatch, SLOW_INT8, gentler=GENTLER)
+    fakes.lose(monkeypatch, {"int8": 0.5})
+    assert run(tmp_path).report["choice"] == "float"
+    assert len(asked) == 2
+
+
+def test_a_wider_layout_is_a_float_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Decisions("layout", pad_channels=("conv1",), channel_block=16)
+    fakes.install(monkeypatch, {"original": 10.0, "float": 9.0, "int8": 9.5, "layout": 6.0}, proposed=(layout,))
+    result = run(tmp_path)
+    assert result.report["choice"] == "layout"
+    assert result.recipe is not None
+    assert result.recipe.decisions == layout
+    assert not is_int8(result)
+
+
+def test_regions_are_replayed_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corrected = replace(MIXED, bias_correction=True, pad_channels=("conv1",), channel_block=16)
+    fakes.install(monkeypatch, REGIONS, proposed=(corrected,))
+    files = tiny.write(tmp_path)
+    first = api.optimize(files.model, calib=files.data, output=tmp_path / "a")
+    assert first.report["choice"] == "mixed"
+    fakes.install(monkeypatch, SLOW_INT8 | {"mixed": 99.0}, proposed=())
+    again = api.optimize(files.model, calib=files.data, output=tmp_path / "b", recipe=tmp_path / "a" / "recipe.toml")
+    assert again.report["choice"] == "mixed"
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()

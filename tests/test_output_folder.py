@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from edgeopt import files, saving
+from edgeopt.decisions import Decisions
 from edgeopt.errors import OutputError
 from edgeopt.output_folder import OutputFolder
 from edgeopt.recipe import Recipe
@@ -17,7 +18,9 @@ NAMES = ["model.onnx", "recipe.toml", "report.json"]
 
 
 def result() -> Result:
-    return Result(files.load(tiny.net()).model, {"choice": "float"}, recipe=Recipe({"seed": 0}, "float", "0" * 64))
+    return Result(
+        files.load(tiny.net()).model, {"choice": "float"}, recipe=Recipe({"seed": 0}, Decisions("float"), "0" * 64)
+    )
 
 
 def test_the_folder_is_made_with_the_first_model(tmp_path: Path) -> None:

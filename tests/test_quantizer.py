@@ -9,9 +9,10 @@ import pytest
 
 from edgeopt import files, quantizer, saving, shapes
 from edgeopt.calibration import Sample
-from edgeopt.errors import CheckError, DataError, ModelError
+from edgeopt.calibration.statistics import RANGES, Statistics
+from edgeopt.errors import CheckError, DataError, ModelError, UsageError
 from edgeopt.feeds import random_feed
-from edgeopt.graph import input_specs, opset
+from edgeopt.graph import constant, input_specs, is_op, opset
 from edgeopt.kernels import Kernels
 from edgeopt.oracle import Oracle
 from edgeopt.quant import Scheme
@@ -39,10 +40,15 @@ g (float[N,4] x, bool c) => (float[N,3] y) <float[4,4] w, float[4,3] v>
 """
 
 
+def samples_for(model: ir.Model) -> list[Sample]:
+    return [Sample(random_feed(input_specs(model), k), None) for k in range(4)]
+
+
 def run(model: ir.Model, **options: Any) -> Quantized:
-    samples = [Sample(random_feed(input_specs(model), k), None) for k in range(4)]
+    samples = samples_for(model)
     oracle = options.pop("oracle", None) or Oracle(model, [s.inputs for s in samples[:2]])
-    return quantize(model, options.pop("samples", samples), Scheme(), oracle, **options)
+    scheme = options.pop("scheme", None) or Scheme()
+    return quantize(model, options.pop("samples", samples), scheme, oracle, **options)
 
 
 def tiny_net() -> ir.Model:
@@ -77,6 +83,52 @@ def test_the_share_of_macs_is_that_of_int8_nodes() -> None:
     macs = {"conv1": 64 * 4 * 18, "conv2": 64 * 4 * 36, "dense": 192}
     assert done.int8["macs_int8_share"] == pytest.approx((macs["conv1"] + macs["dense"]) / sum(macs.values()), rel=0.1)
     assert {"node": "conv2", "op": "Conv", "reason": "kept float on request"} in done.int8["float_nodes"]
+
+
+@pytest.mark.parametrize("method", RANGES)
+def test_ranges_by_every_method(method: str) -> None:
+    model = tiny_net()
+    done = run(model, ranges=method)
+    assert not done.nothing_to_do
+    calibrated = quantizer.calibrate(model, samples_for(model), Oracle(model, enabled=False))
+    low, high = calibrated.statistics["x"].range(method, Scheme())
+    node = next(n for n in done.model.graph if is_op(n, "QuantizeLinear") and n.inputs[0] is done.model.graph.inputs[0])
+    scale = constant(node.inputs[1])
+    assert scale is not None
+    assert scale.item() == pytest.approx((max(high, 0) - min(low, 0)) / 255)
+
+
+def test_an_unknown_way_of_choosing_ranges() -> None:
+    with pytest.raises(UsageError, match="--range: expected one of minmax, "):
+        run(tiny_net(), ranges="best")
+
+
+def test_ranges_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_net()
+    calibrated = quantizer.calibrate(model, samples_for(model), Oracle(model, enabled=False), full=True)
+    assert all(s.counts.full for s in calibrated.statistics.values())
+    found = calibrated.ranges(["x", "c1"], "mse", Scheme())
+    monkeypatch.setattr(Statistics, "range", None)
+    assert calibrated.ranges(["c1", "x"], "mse", Scheme()) == found
+    with pytest.raises(TypeError):
+        calibrated.ranges(["x"], "mse", Scheme("int8"))
+
+
+def test_what_has_infinite_values_stays_float() -> None:
+    """A mask of -inf before a Softmax: nothing else need be float."""
+    text = """g (float[N,4] x, float[N,4] mask) => (float[N,3] y) <float[4,4] w, float[4,3] v>
+    { h = MatMul(x, w) [masked] m = Add(h, mask) s = Softmax(m) y = MatMul(s, v) }"""
+    model = shapes.infer(files.load(models.filled(text)).model)
+    mask = np.array([[0, -np.inf, 0, 0]], np.float32)
+    samples = [Sample({"x": random_feed(input_specs(model), k)["x"][:1], "mask": mask}, None) for k in range(4)]
+    oracle = Oracle(model, enabled=False)
+    done = run(model, samples=samples, oracle=oracle)
+    assert done.int8["macs_int8_share"] == 1.0
+    reasons = {n["node"]: n["reason"] for n in done.int8["float_nodes"]}
+    assert reasons["masked"] == "tensor 'mask' has infinite values on the calibration data"
+    assert done.warnings == [
+        "infinite values on the calibration data in m, mask: what computes or reads them stays float"
+    ]
 
 
 def test_a_name_that_does_not_exist_is_warned_about() -> None:
@@ -116,7 +168,7 @@ def test_nothing_to_do_returns_the_model_as_it_came() -> None:
     assert done.warnings == []
     assert done.int8["nodes_int8"] == 0
     assert done.int8["macs_int8_share"] == 0.0
-    assert done.int8["float_nodes"][0]["reason"] == "no int8 kernel for Softmax on this runtime"
+    assert done.int8["float_nodes"][0]["reason"] == "its input is float"
 
 
 def test_only_movement_and_sums_are_nothing_to_do() -> None:
@@ -156,7 +208,10 @@ def test_values_that_overflow_inside_the_model() -> None:
         ).model
     )
     sample = Sample({"x": np.full((1, 4), 1000, np.float32)}, None)
-    with pytest.raises(DataError, match="tensor 'e': the model computes NaN or infinite values"):
+    with pytest.raises(
+        DataError,
+        match="tensor 'e': the model computes infinite values on the calibration data, which end as NaN in 'y'",
+    ):
         run(model, samples=[sample])
 
 
@@ -173,16 +228,48 @@ def test_a_wrong_pass_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         run(tiny_net())
 
 
-def test_a_kernel_that_the_runtime_does_not_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantizer, "kernels", lambda *_: Kernels({}, {"conv2": "Conv", "flat": "Reshape"}))
+def test_a_node_that_the_runtime_leaves_in_float_is_planned_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "kernels", lambda *_, **__: Kernels({}, {"conv1": "Conv", "flat": "Reshape"}))
     done = run(tiny_net())
-    assert {
-        "node": "conv2",
+    assert done.int8["float_nodes"][0] == {
+        "node": "conv1",
         "op": "Conv",
         "reason": "asked for int8, but onnxruntime computes it in float, as Conv",
-    } in done.int8["float_nodes"]
+    }
     assert "flat" not in {n["node"] for n in done.int8["float_nodes"]}
-    assert done.int8["macs_int8_share"] < 0.5
+    assert done.int8["macs_int8_share"] < 0.8
+    node = next(n for n in done.model.graph if n.name == "conv1")
+    assert not [v for v in node.inputs if v is not None and is_op(v.producer(), "DequantizeLinear")]
+
+
+def test_nothing_is_left_when_the_runtime_refuses_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = {"conv1": "Conv", "conv2": "Conv", "dense": "Gemm"}
+    monkeypatch.setattr(quantizer, "kernels", lambda *_, **__: Kernels({}, refused))
+    done = run(tiny_net())
+    assert done.nothing_to_do
+    found = {n["node"]: n["reason"] for n in done.int8["float_nodes"]}
+    assert found["conv2"] == "asked for int8, but onnxruntime computes it in float, as Conv"
+
+
+def test_a_node_that_is_refused_in_every_round_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round finds another one: after the last, the report says so."""
+    rounds = iter(["conv1", "add", "pool", "flat"])
+    monkeypatch.setattr(
+        quantizer, "kernels", lambda *_, **__: Kernels({}, {(n := next(rounds)): "Float"}, frozenset([n]))
+    )
+    done = run(tiny_net())
+    found = {n["node"]: n["reason"] for n in done.int8["float_nodes"]}
+    assert "as Float" in found["conv1"]
+    assert "as Float" in found["add"]
+
+
+def test_symmetric_int8_takes_no_relu_along() -> None:
+    """The zero point in the middle cannot cut off at 0: the Relu goes back to float, its layer stays in int8."""
+    done = run(tiny_net(), scheme=Scheme("int8", activation_symmetric=True))
+    found = {n["node"]: n["reason"] for n in done.int8["float_nodes"]}
+    assert "Relu wants a zero point of -128, not 0" in found["relu2"]
+    assert not {"conv1", "conv2", "add", "dense"} & found.keys()
+    assert done.int8["macs_int8_share"] == 1.0
 
 
 def test_without_verification_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

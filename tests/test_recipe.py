@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt import api, optimizing
-from edgeopt.candidates import FLOAT, INT8, ORIGINAL
+from edgeopt.decisions import CHOICES, Decisions
+from edgeopt.effort import EFFORTS
 from edgeopt.errors import RecipeError
-from edgeopt.optimizer import EFFORTS
-from edgeopt.recipe import CHOICES, OPTIONS, Recipe, read
 from edgeopt.recipe import EFFORTS as EFFORT_NAMES
+from edgeopt.recipe import OPTIONS, Recipe, read
 from tests import fakes, tiny
 from tests.test_optimizer import FAST_INT8, SLOW_INT8
 
@@ -37,7 +37,7 @@ OPTION_VALUES = st.fixed_dictionaries(
 
 @given(OPTION_VALUES, st.none() | st.sampled_from(CHOICES))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any], choice: str | None) -> None:
-    recipe = Recipe(options, choice, "0" * 64 if choice else None)
+    recipe = Recipe(options, Decisions(choice) if choice else None, "0" * 64 if choice else None)
     path = tmp_path_factory.getbasetemp() / "round_trip.toml"
     path.write_bytes(recipe.to_toml().encode())
     assert read(path) == recipe
@@ -66,8 +66,11 @@ def test_what_was_not_given_is_left_out() -> None:
             "schema = 1\n[options]\neffort = 'huge'",
             "$.options.effort: expected one of fast, normal, best, found 'huge'",
         ),
-        ("schema = 1\n[options]\nrange = 'mse'", "$.options.range: expected minmax, found 'mse'"),
-        ("schema = 1\n[decisions]\nchoice = 'int4'", "$.decisions.choice: expected one of original, float, int8"),
+        ("schema = 1\n[options]\nrange = 'best'", "$.options.range: expected one of auto, minmax"),
+        (
+            "schema = 1\n[decisions]\nchoice = 'int4'",
+            "$.decisions.choice: expected one of original, float, layout, int8, mixed",
+        ),
         ("schema = 1\n[decisions]\nchoices = 'int8'", "$.decisions.choices: unknown, did you mean choice?"),
         ("schema = 1\n[decisions]\nmodel_sha256 = 1", "$.decisions.model_sha256: expected text"),
         ("schema = 1\n[decisions]\npreset = 1", "$.decisions.preset: expected text"),
@@ -93,7 +96,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         "$.schema: expected 1, found None",
         "$.options.sead: unknown, did you mean seed?",
         "$.options.threads: expected a whole number, found '1'",
-        "$.decisions.choice: expected one of original, float, int8, found 1",
+        "$.decisions.choice: expected one of original, float, layout, int8, mixed, found 1",
     ]
 
 
@@ -114,7 +117,6 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
 
 def test_names_are_those_of_the_optimizer() -> None:
     assert tuple(EFFORTS) == EFFORT_NAMES
-    assert set(CHOICES) == {ORIGINAL, FLOAT, INT8}
     assert set(optimizing.DEFAULTS) <= set(OPTIONS)
 
 

@@ -13,7 +13,6 @@ from edgeopt.oracle import PassReport
 from edgeopt.request import (
     check_budgets,
     check_effort,
-    check_range,
     check_seed,
     check_threads,
     finisher,
@@ -103,13 +102,10 @@ def test_wrong_seeds(value: Any) -> None:
         check_seed(value)
 
 
-def test_efforts_and_ranges() -> None:
+def test_efforts() -> None:
     check_effort("best")
-    check_range("minmax")
     with pytest.raises(UsageError, match="--effort: expected one of fast, normal, best, found 'most'"):
         check_effort("most")
-    with pytest.raises(UsageError, match="--range: expected one of minmax, found 'mse'"):
-        check_range("mse")
 
 
 @pytest.mark.parametrize("key", ["max_drop", "max_latency_ms", "max_memory_bytes", "max_file_bytes"])

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from edgeopt.optimizer import EFFORTS
+from edgeopt.effort import EFFORTS
 from tests.bench import timing
 from tests.bench.optimize_all import Row, bench, problems
 from tests.bench.optimize_table import markdown
