@@ -3,7 +3,9 @@
 1. The float model and the model with all in int8 give the units' prices in both precisions
 2. A third model, in which int8 and float take turns from unit to unit, gives the price of borders: a fixed part (the
    cheapest Q or DQ seen) and a part per element, with the layout changes that onnxruntime adds at borders
-3. Every split that is measured later corrects the prices of its units, since neighbours change them (fusion, layout)
+3. Every split that is measured later can lower the prices of its units: neighbours change them (fusion, layout), and
+   a disturbance of the machine only ever adds to them. What a profile does not show (a node melted into another) says
+   nothing against an earlier price
 """
 
 from __future__ import annotations
@@ -50,12 +52,14 @@ class Costs:
     def learn_units(self, regions: Regions, int8: Collection[str], times: Sequence[NodeTime]) -> None:
         """Cases 1 and 3: take over the times of the units of a profiled split."""
         unit_of = regions.unit_of()
-        found = dict.fromkeys(regions.units, 0.0)  # what the profile does not show costs nothing
+        found = dict.fromkeys(regions.units, 0.0)
         for node in times:
             if node.name in unit_of:
                 found[unit_of[node.name]] += node.latency_ms
         for unit, latency_ms in found.items():
-            (self.int8_ms if unit in int8 else self.float_ms)[unit] = latency_ms
+            prices = self.int8_ms if unit in int8 else self.float_ms
+            known = [price for price in (prices.get(unit, 0.0), latency_ms) if price]
+            prices[unit] = min(known, default=0.0)
 
     def learn_borders(
         self, regions: Regions, int8: Collection[str], times: Sequence[NodeTime], layout_before_ms: float = 0.0

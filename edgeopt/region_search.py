@@ -5,6 +5,7 @@
    again, until a split comes back; then the same with borders cheaper and dearer, whose prices are least certain
 3. From the fastest split on, single moves are tried in the order of their predicted gain: one unit at a border
    changes sides, or a whole region does; a move stays if it is faster in paired measurement
+4. The splits that were fastest when they were tried are timed once more, all in the same rounds; that decides
 
 Every trial is kept: those that are fast and those that lose less accuracy are the levers of the optimizer.
 """
@@ -12,7 +13,7 @@ Every trial is kept: those that are fast and those that lose less accuracy are t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from edgeopt.latency import Ratio
@@ -25,6 +26,7 @@ from edgeopt.trials import Trial
 _MOST_CUTS = 4
 _BORDER_SCALES = (1.0, 0.5, 0.2, 2.0)
 _WORTH_A_TRIAL = 0.02  # a move may be predicted to lose this share: prices are that uncertain
+_RACERS = 4
 _GAIN = 1.01  # a move that gains less cannot be told from the difference between two sessions
 
 
@@ -35,6 +37,9 @@ class Bench(Protocol):
 
     def run(self, int8: Collection[str], rival: Trial | None = None) -> tuple[Trial, Ratio | None]:
         """Build and time a split."""
+
+    def race(self, trials: Sequence[Trial]) -> list[Ratio]:
+        """Time splits again, beside each other, against float."""
 
     def profile(self, trial: Trial) -> list[NodeTime]:
         """Per node, of a split."""
@@ -84,7 +89,18 @@ class RegionSearch:
                 if against_best is not None and against_best.median > 1:
                     best = trial
                 self.costs.learn_units(self._bench.regions, trial.int8, self._bench.profile(trial))
-        return self._improved(best)
+        return self._winner(self._improved(best))
+
+    def _winner(self, best: Trial) -> Trial:
+        """Case 4."""
+        unique = {trial.int8: trial for trial in self.trials.values() if trial.int8 and trial is not best}
+        fastest = sorted(unique.values(), key=lambda t: -t.speedup.median)[: _RACERS - 1]
+        racers = [best, *fastest] if best.int8 else fastest
+        if len(racers) < 2 and best.int8:
+            return best
+        for racer, speedup in zip(racers, self._bench.race(racers), strict=True):
+            racer.speedup = speedup
+        return max([*racers, best], key=lambda t: t.speedup.median)
 
     def late(self) -> bool:
         """Whether the time is up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -105,6 +105,21 @@ class Trials:
         speedup = latency.ratio(times["float"], times["trial"])
         trial = Trial(taken, model, session, found_ms["trial"].median_ms, speedup)
         return trial, None if rival is None else latency.ratio(times["rival"], times["trial"])
+
+    def race(self, trials: Sequence[Trial]) -> list[Ratio]:
+        """Time several splits again, all in the same rounds and in fresh sessions: against the float model.
+
+        Raises:
+            ModelError: onnxruntime refuses a model.
+        """
+        sessions = {str(k): Session(trial.model, threads=self._threads) for k, trial in enumerate(trials)}
+        sessions["float"] = Session(self._calibrated.model, threads=self._threads)
+        budget_s = self._trial_s * len(sessions)
+        found = latency.measure(
+            sessions, self._feed, budget_s=budget_s, min_runs=12, max_runs=2000, rng_seed=self._seed
+        )
+        plain = found["float"].samples_ms
+        return [latency.ratio(plain, found[str(k)].samples_ms) for k in range(len(trials))]
 
     def profile(self, trial: Trial) -> list[NodeTime]:
         """Where the time of a split goes."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from edgeopt.effort import EFFORTS, Effort
 from edgeopt.progress import silent
 
@@ -14,8 +16,9 @@ def test_more_effort_is_more_of_everything() -> None:
 
 
 def test_calibration_takes_so_many_samples() -> None:
-    data = list(range(10))
-    for limit, wanted in ((3, [0, 1, 2]), (None, list(range(10))), (99, list(range(10)))):
-        samples, advance = Effort(limit, 1.0, True, 0.0, 0.0).calibration(data, silent)  # type: ignore[arg-type]
-        assert list(samples) == wanted
+    data: Any = list(range(10))
+    for limit, wanted in ((3, 3), (None, 10), (99, 10)):
+        samples, advance = Effort(limit, 1.0, True, 0.0, 0.0).calibration(data, silent)
+        found: list[Any] = list(samples)
+        assert found == data[:wanted]
         advance()

@@ -28,12 +28,21 @@ def test_case_1_a_unit_costs_what_its_nodes_cost() -> None:
     assert costs.int8_ms == {"a": 0.25}
 
 
-def test_case_3_a_later_profile_corrects_the_prices_of_its_own_sides_only() -> None:
+def test_case_3_a_later_profile_can_lower_the_prices_of_its_own_sides() -> None:
     regions = chain(1, 1, 1)
     costs = Costs({"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0})
-    costs.learn_units(regions, frozenset("a"), times(a=0.5))
-    assert costs.int8_ms == {"a": 0.5, "b": 4.0}
-    assert costs.float_ms == {"a": 1.0, "b": 0.0}  # not in the profile: melted into something else
+    costs.learn_units(regions, frozenset("a"), times(a=0.5, b=1.5))
+    assert (costs.int8_ms, costs.float_ms) == ({"a": 0.5, "b": 4.0}, {"a": 1.0, "b": 1.5})
+    costs.learn_units(regions, frozenset("a"), times(a=0.6, b=9.0))
+    assert (costs.int8_ms, costs.float_ms) == ({"a": 0.5, "b": 4.0}, {"a": 1.0, "b": 1.5})
+
+
+def test_case_3_what_a_profile_does_not_show_says_nothing() -> None:
+    regions, costs = chain(1, 1, 1), Costs({"a": 1.0}, {})
+    costs.learn_units(regions, frozenset(), times(c=1.0))
+    assert costs.float_ms == {"a": 1.0, "b": 0.0}
+    costs.learn_units(regions, frozenset(), times(b=0.25))
+    assert costs.float_ms == {"a": 1.0, "b": 0.25}
 
 
 def test_case_2_borders_have_a_fixed_part_and_a_part_per_element() -> None:
@@ -41,8 +50,9 @@ def test_case_2_borders_have_a_fixed_part_and_a_part_per_element() -> None:
     costs.learn_borders(
         regions, frozenset("b"), times(a=1, b=1, QuantizeLinear=0.033, DequantizeLinear=0.023, Transpose=0.005)
     )
-    assert costs.quantize == Line(0.003, pytest.approx(0.030 / 300 + 0.005 / 500))
-    assert costs.dequantize == Line(0.003, pytest.approx(0.020 / 200 + 0.005 / 500))
+    assert costs.quantize.fixed_ms == costs.dequantize.fixed_ms == 0.003
+    assert costs.quantize.per_element_ms == pytest.approx(0.030 / 300 + 0.005 / 500)
+    assert costs.dequantize.per_element_ms == pytest.approx(0.020 / 200 + 0.005 / 500)
 
 
 def test_case_2_the_cheapest_border_seen_is_the_fixed_part() -> None:

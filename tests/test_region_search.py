@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ class Machine:
     ) -> None:
         self.regions, self.costs, self.together, self.noise = regions, costs, together or {}, noise
         self.built: list[frozenset[str]] = []
+        self.raced: list[frozenset[str]] = []
 
     def time_ms(self, int8: frozenset[str]) -> float:
         pairs = sum(ms for pair, ms in self.together.items() if pair <= int8)
@@ -45,6 +46,11 @@ class Machine:
 
         trial = Trial(taken, NOTHING, NOTHING, time_ms, ratio(self.time_ms(frozenset())))
         return trial, None if rival is None else ratio(rival.latency_ms)
+
+    def race(self, trials: Sequence[Trial]) -> list[Ratio]:
+        self.raced = [t.int8 for t in trials]
+        plain = self.time_ms(frozenset())
+        return [Ratio(plain / self.time_ms(t.int8), (0.0, 9.0)) for t in trials]
 
     def profile(self, trial: Trial) -> list[NodeTime]:
         found = []
@@ -129,6 +135,27 @@ def test_what_cannot_be_told_from_noise_is_no_gain() -> None:
     assert search(machine).speedup.median >= 1  # but never something slower
 
 
+def test_case_4_the_race_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split that only seemed fast when it was tried does not win."""
+    costs = Costs(dict.fromkeys("abc", 2.0), {"a": 1.0, "b": 1.0, "c": 1.5}, *SMALL_BORDERS)
+    machine = Machine(chain(1, 1, 1, 1), costs)
+    run = Machine.run
+
+    def flattered(self: Machine, int8: Collection[str], rival: Trial | None = None) -> tuple[Trial, Ratio | None]:
+        trial, against = run(self, int8, rival)
+        if trial.int8 == frozenset("abc"):
+            trial.speedup = Ratio(0.5, (0.5, 0.5))
+            against = None if against is None else Ratio(0.5, (0.5, 0.5))
+        return trial, against
+
+    monkeypatch.setattr(Machine, "run", flattered)
+    best = search(machine)
+    assert len(machine.raced) > 1
+    assert frozenset() not in machine.raced
+    assert best.int8 == frozenset("abc")
+    assert best.latency_ms == pytest.approx(machine.best_ms())
+
+
 def test_the_time_limit_holds_and_the_first_splits_are_tried_all_the_same() -> None:
     ticks = iter(range(1000))
     costs = Costs(dict.fromkeys("abc", 2.0), dict.fromkeys("abc", 1.0), *SMALL_BORDERS)
@@ -168,7 +195,7 @@ def test_connected() -> None:
 
 
 def test_readers_of_one_value_are_not_connected_by_it_if_its_producer_is_not() -> None:
-    units = {n: (n,) for n in "abc"}
+    units: dict[str, tuple[str, ...]] = {n: (n,) for n in "abc"}
     borders = (Border("y_a", "a", ("b", "c"), 1), Border("y_b", "b", (None,), 1), Border("y_c", "c", (None,), 1))
     assert connected(Regions(units, borders), frozenset("a")) == [frozenset("a"), frozenset("b"), frozenset("c")]
     assert connected(Regions(units, borders), frozenset("abc")) == [frozenset("abc")]

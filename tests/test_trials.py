@@ -47,6 +47,14 @@ def test_beside_a_rival(calibrated: Calibrated) -> None:
     assert against.median > 0
 
 
+def test_a_race(calibrated: Calibrated) -> None:
+    bench = trials(calibrated)
+    racers = [bench.run(["conv2"])[0], bench.run(["conv1"])[0]]
+    found = bench.race(racers)
+    assert len(found) == 2
+    assert all(ratio.median > 0 for ratio in found)
+
+
 def test_what_has_no_choice_is_not_counted(calibrated: Calibrated) -> None:
     """An Add between float nodes stays float, whatever is asked."""
     trial, _ = trials(calibrated).run(["add"])

@@ -30,6 +30,9 @@ def main() -> int:
     parser.add_argument("--effort", choices=EFFORTS, default="normal", help="of optimize (default normal)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to save (default tests/bench/results)")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="do not run the peers' quantizers")
+    parser.add_argument(
+        "--rivals", type=Path, metavar="FOLDER", help="int8 files that other tools made: FOLDER/TOOL/MODEL.onnx"
+    )
     asked = parser.parse_args()
     if not (shared_folder() / "data" / "models.json").exists():
         _say("the benchmarks need ../shared/data (trained models and labelled data), which is not beside this checkout")
@@ -37,7 +40,8 @@ def main() -> int:
     machine, rows = timing.machine(), list[Row]()
     with tempfile.TemporaryDirectory(prefix="edgeopt-bench-") as folder:
         for name in asked.models or SETS:
-            rows.append(bench(name, asked.effort, Path(folder), peers=asked.peers, say=_say))
+            options = {"peers": asked.peers, "rivals": asked.rivals, "say": _say}
+            rows.append(bench(name, asked.effort, Path(folder), **options))
             _say(f"{name}: {'; '.join(problems(rows[-1])) or 'keeps its promises'}, {rows[-1].seconds:.0f} s")
     text = markdown(rows, machine, {"effort": asked.effort})
     print(text)

@@ -53,6 +53,9 @@ class Row:
         measured: (before, after) as scored here, from the files.
         passes: Name to (hits, rolled back).
         int8_share: (int8 nodes, float nodes, share of the MACs) if int8 was shipped.
+        rivals: int8 files that other tools made, by tool.
+        best_rival: The fastest of fp32 and those rivals that lose no more than is allowed.
+        against_best: What was shipped, against that one, in the same rounds.
     """
 
     model: str
@@ -72,6 +75,9 @@ class Row:
     int8_share: tuple[int, int, float] | None = None
     int8: Int8 = field(default_factory=Int8)
     peer: Int8 = field(default_factory=Int8)
+    rivals: dict[str, Int8] = field(default_factory=dict)
+    best_rival: str = ""
+    against_best: Speedup | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -103,13 +109,17 @@ def problems(row: Row) -> list[str]:
         found.append(f"loses {loss:.4g} of {row.metric}, allowed {allowed_loss(row.metric):g}")
     if row.speedup.ratio < 1 / (1 + SLOWER):
         found.append(f"{row.choice} runs {row.speedup.ratio:.3f} times as fast as fp32")
+    if row.against_best is not None and row.against_best.ratio < 1 / (1 + SLOWER):
+        found.append(f"{row.choice} runs {row.against_best.ratio:.3f} times as fast as {row.best_rival}")
     if row.seconds > TIME_LIMIT_S:
         found.append(f"took {row.seconds:.0f} s, allowed {TIME_LIMIT_S}")
     return found
 
 
-def bench(name: str, effort: str, folder: Path, *, peers: bool, say: Callable[[str], None]) -> Row:
-    """Everything about one model; ``folder`` takes the files."""
+def bench(
+    name: str, effort: str, folder: Path, *, peers: bool, rivals: Path | None = None, say: Callable[[str], None]
+) -> Row:
+    """Everything about one model; ``folder`` takes the files, ``rivals`` has TOOL/MODEL.onnx of other tools."""
     facts = json.loads((shared_folder() / "data" / "models.json").read_text())[name]
     model, (calib, evaluation) = shared_folder() / "data" / facts["file"], SETS[name]
     loaded = ir.load(model)
@@ -126,6 +136,8 @@ def bench(name: str, effort: str, folder: Path, *, peers: bool, say: Callable[[s
     shipped = out / "model.onnx"
     files = {"before": model, "after": shipped}
     feed = next(iter(data)).inputs
+    for path in sorted(rivals.glob(f"*/{name}.onnx")) if rivals is not None else ():
+        files |= _opened(row.rivals.setdefault(path.parent.name, Int8()), path.parent.name, path, feed)
     if row.choice == "int8":
         files["int8"] = shipped
     elif row.int8.score is not None:
@@ -140,12 +152,33 @@ def bench(name: str, effort: str, folder: Path, *, peers: bool, say: Callable[[s
     scores = scored(data, files)
     row.measured = scores["before"], scores["after"]
     row.int8.score, row.peer.score = scores.get("int8"), scores.get("peer")
+    for tool, rival in row.rivals.items():
+        rival.score = scores.get(tool)
     (row.speedup,) = timing.speedups([model, shipped], feed)
     others = [k for k in ("int8", "peer") if k in files]
     if others:
         for key, found in zip(others, timing.speedups([model, *(files[k] for k in others)], feed), strict=True):
             (row.int8 if key == "int8" else row.peer).speedup = found
+    _compare_with_rivals(row, files, feed)
     return row
+
+
+def _compare_with_rivals(row: Row, files: Mapping[str, Path], feed: Mapping[str, Any]) -> None:
+    """Against the fastest of fp32 and the rivals that keep the score."""
+    tools = [tool for tool in row.rivals if tool in files]
+    if not tools or row.measured is None:
+        return
+    for tool, found in zip(tools, timing.speedups([files["before"], *(files[t] for t in tools)], feed), strict=True):
+        row.rivals[tool].speedup = found
+    allowed = row.measured[0] - allowed_loss(row.metric) - 1e-12
+    ratios = {"before": 1.0}
+    for tool in tools:
+        score, speed = row.rivals[tool].score, row.rivals[tool].speedup
+        if score is not None and speed is not None and score >= allowed:
+            ratios[tool] = speed.ratio
+    best = max(ratios, key=lambda tool: ratios[tool])
+    row.best_rival = "fp32" if best == "before" else best
+    (row.against_best,) = timing.speedups([files[best], files["after"]], feed)
 
 
 def _run(arguments: Sequence[str]) -> tuple[int, str, str]:
@@ -206,6 +239,11 @@ def _made(into: Int8, key: str, path: Path, command: Sequence[str], feed: Mappin
     if code != 0:
         into.note = f"error: {_last_line(stderr)}"
         return {}
+    return _opened(into, key, path, feed)
+
+
+def _opened(into: Int8, key: str, path: Path, feed: Mapping[str, Any]) -> dict[str, Path]:
+    """``{key: path}`` if the file runs; else nothing and a note."""
     try:
         timing.runner(timing.session(path), feed)()
     except Exception as error:  # noqa: BLE001 -- a file that onnxruntime refuses is a finding, not a failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from tests.bench.optimize_all import Int8, Row, allowed_loss, problems
@@ -26,6 +27,7 @@ def markdown(rows: Sequence[Row], machine: Mapping[str, str], options: Mapping[s
         "Original, edgeopt's int8 model and the peer's were measured in the same rounds. The peer: "
         "`quantize_static`, QDQ, uint8 activations, int8 weights per channel, min-max, 128 calibration samples.",
         _table(_INT8, [_int8(r) for r in rows]),
+        *_rivals(rows),
         "## Promises",
         f"Exit code 0 or an explained 3; the fp32 score is that of models.json; at most 1 point lost "
         f"({allowed_loss('psnr_y'):g} dB of PSNR); not slower than fp32 by more than 3 %; at most 10 minutes.",
@@ -98,6 +100,34 @@ def _int8(row: Row) -> list[str]:
     own = [speedup(row.int8.speedup), *_loss(row, row.int8, before)]
     peer = [row.peer.note or speedup(row.peer.speedup), *_loss(row, row.peer, before)]
     return [row.model, score(row, before), *own, *peer, NOTHING if row.choice == "int8" else row.int8.note or NOTHING]
+
+
+def _rivals(rows: Sequence[Row]) -> list[str]:
+    """What was shipped beside the int8 files of other tools; empty where there were none."""
+    tools = list(dict.fromkeys(tool for row in rows for tool in row.rivals))
+    if not tools:
+        return []
+    lines, gains = [], []
+    for row in rows:
+        found = row.against_best
+        if found is not None:
+            gains.append(found.ratio)
+        cells = [_rival(row, row.rivals[tool]) if tool in row.rivals else NOTHING for tool in tools]
+        lines.append([row.model, *cells, speedup(row.speedup), row.best_rival or NOTHING, speedup(found)])
+    mean = math.exp(sum(map(math.log, gains)) / len(gains)) if gains else 1.0
+    return [
+        "## Beside the int8 files of other tools",
+        "Speed-up over fp32 (score). The best: the fastest of fp32 and those files that keep the score within 1 point "
+        "(0.1 dB); what edgeopt ships was measured against it in rounds of their own.",
+        _table(["model", *tools, "edgeopt optimize", "the best", "edgeopt against the best"], lines),
+        f"Geometric mean of the last column: {mean:.3f}×.",
+    ]
+
+
+def _rival(row: Row, rival: Int8) -> str:
+    if rival.speedup is None:
+        return rival.note or NOTHING
+    return f"{rival.speedup.ratio:.2f}× ({score(row, rival.score)})"
 
 
 def _loss(row: Row, int8: Int8, before: float | None) -> tuple[str, str]:
