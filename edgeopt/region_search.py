@@ -24,6 +24,7 @@ from edgeopt.regions import Regions
 from edgeopt.trials import Trial
 
 _MOST_CUTS = 4
+_PROFILES = 2  # of float and of int8 in turn: what disturbs one of them is not there in the other
 _BORDER_SCALES = (1.0, 0.5, 0.2, 2.0)
 _WORTH_A_TRIAL = 0.02  # a move may be predicted to lose this share: prices are that uncertain
 _RACERS = 4
@@ -145,15 +146,15 @@ class RegionSearch:
         """Case 1."""
         bench, everything = self._bench, frozenset(self._bench.regions.units)
         plain, _ = self._try(frozenset(), None)
-        before = bench.profile(plain)
-        self.costs.learn_units(bench.regions, plain.int8, before)
-        for wanted in (everything, in_turns(bench.regions)):
-            trial, _ = self._try(wanted, None)
-            times = bench.profile(trial)
-            if wanted == everything:
+        whole, _ = self._try(everything, None)
+        for _ in range(_PROFILES):
+            for trial in (plain, whole):
+                times = bench.profile(trial)
                 self.costs.learn_units(bench.regions, trial.int8, times)
-            else:
-                self.costs.learn_borders(bench.regions, trial.int8, times, layout_ms(bench.regions, before))
+                if trial is plain:
+                    before = times
+        turns, _ = self._try(in_turns(bench.regions), None)
+        self.costs.learn_borders(bench.regions, turns.int8, bench.profile(turns), layout_ms(bench.regions, before))
 
     def _improved(self, best: Trial) -> Trial:
         """Case 3."""

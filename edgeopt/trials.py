@@ -30,7 +30,8 @@ class Trial:
         int8: The units that run in int8; fewer than asked for where a unit's neighbours leave it no choice.
         model: The int8 model, not checked yet; the float model where nothing is in int8.
         session: It, opened.
-        latency_ms: Median.
+        latency_ms: Median, as if the machine had been as fast as during the first trial: the float model runs in the
+            rounds of every trial, and tells how fast it was.
         speedup: Against the float model, in the same rounds.
     """
 
@@ -70,6 +71,7 @@ class Trials:
         self._calibrated, self._scheme, self._feed, self._ranges = calibrated, scheme, feed, ranges
         self._keep_float, self._threads, self._seed, self._trial_s = keep_float, threads, seed, trial_s
         self._float = Session(calibrated.model, threads=threads)
+        self._float_ms: float | None = None
         self.regions = regions(calibrated.model, plan(calibrated.model, keep_float, calibrated.refused), self._sizes())
 
     def _sizes(self) -> dict[str, int]:
@@ -103,7 +105,9 @@ class Trials:
         )
         times = {name: value.samples_ms for name, value in found_ms.items()}
         speedup = latency.ratio(times["float"], times["trial"])
-        trial = Trial(taken, model, session, found_ms["trial"].median_ms, speedup)
+        if self._float_ms is None:
+            self._float_ms = found_ms["float"].median_ms
+        trial = Trial(taken, model, session, self._float_ms / speedup.median, speedup)
         return trial, None if rival is None else latency.ratio(times["rival"], times["trial"])
 
     def race(self, trials: Sequence[Trial]) -> list[Ratio]:
