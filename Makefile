@@ -52,7 +52,7 @@ lint: $(STAMP)  ## check style, types and the import direction
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(STAMP)  ## run the benchmarks
+bench: $(STAMP)  ## run the benchmarks (ARGS="--rivals FOLDER": beside other tools' int8 files)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 dist: $(STAMP)  ## build the sdist and the wheel into dist/

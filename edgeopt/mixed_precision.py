@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,16 +125,18 @@ class MixedPrecision:
         )
         base_ms = self._search.trials[frozenset()].latency_ms
         total = sum(noise[u] for u in self._best.int8)
+        if not math.isfinite(sum(noise.values())) or total <= 0:
+            return []  # nothing to weigh: no layer makes noise, or the outputs are not numbers
         last, result = total, []
         self._search.extend(self._seconds)
         for weight in _WEIGHTS:
-            wanted = self._search.cut(noise, weight * base_ms / total if total else 0.0)
+            wanted = self._search.cut(noise, weight * base_ms / total)
             left = sum(noise[u] for u in wanted)
             if not wanted or left > _GENTLER * last:
                 continue
             trial = self._search.measure(wanted)
             if trial.speedup.faster:
-                result.append(self._split(trial, left, {u: noise[u] / total for u in units if total}))
+                result.append(self._split(trial, left, {u: noise[u] / total for u in units}))
                 last = left
             if self._search.late():
                 break

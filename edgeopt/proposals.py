@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgeopt.calibration.statistics import RANGES
 from edgeopt.decisions import AUTO, INT8, LAYOUT, MIXED, Decisions
 from edgeopt.effort import Effort
-from edgeopt.graph import Array
+from edgeopt.errors import ModelError
 from edgeopt.layouts import Layout, LayoutSearch
 from edgeopt.making import Maker
 from edgeopt.mixed_precision import MixedPrecision, Split
@@ -56,23 +57,54 @@ class Proposals:
         self._maker, self._scheme, self._effort, self._ranges = maker, scheme, effort, ranges
         self._keep_float, self._block, self._threads = keep_float, block, threads
         self._seed, self._progress = seed, progress
+        self._feeds = maker.feeds(NOISE_SAMPLES)
         self._search: MixedPrecision | None = None
         self._layout = Layout()
 
     def first(self) -> list[Proposal]:
-        """The fastest layout, all in int8, and the fastest int8 regions, as far as there are such.
-
-        Raises:
-            ModelError: onnxruntime refuses the model.
-        """
-        feeds = self._maker.feeds(NOISE_SAMPLES)
-        layouts = {Layout(): 1.0}
+        """The fastest layout, all in int8, and the fastest int8 regions, as far as there are such."""
         found: list[Proposal] = []
+        layouts = {Layout(): 1.0}
+        layout, gain = self._fastest_layout()
+        if layout:
+            layouts[layout] = gain
+            found.append(Proposal(self._decisions(LAYOUT, layout)))
+        best, split = 0.0, None
+        for candidate, gain_of_layout in layouts.items():
+            search, fastest = self._searched(candidate)
+            if fastest is not None and fastest.speedup.median * gain_of_layout > best:
+                best, split = fastest.speedup.median * gain_of_layout, fastest
+                self._search, self._layout = search, candidate
+        if self._maker.calibrated(Layout()) is not None:
+            ranges = self._search.ranges if self._search is not None else self._ranges
+            found.append(Proposal(Decisions(INT8, RANGES[0] if ranges == AUTO else ranges, bias_correction=True)))
+        if split is not None and (split.keep_float - self._keep_float or self._layout):
+            found.append(self._mixed(MIXED, split))
+        return found
+
+    def gentler(self) -> list[Proposal]:
+        """int8 regions that lose less and less, the fastest ones first; empty if no region pays."""
+        try:
+            splits = self._search.gentler() if self._search is not None else []
+        except ModelError as error:
+            self._give_up("gentler int8 regions", error)
+            return []
+        splits.sort(key=lambda s: -s.speedup.median)
+        return [self._mixed(f"{MIXED}-{k}", split) for k, split in enumerate(splits, 2)]
+
+    def _give_up(self, what: str, error: ModelError) -> None:
+        """A search that fails costs its result, never what others have found."""
+        self._maker.warnings.append(f"the search for {what} was given up: {error.message}")
+
+    def _fastest_layout(self) -> tuple[Layout, float]:
+        """It and how much faster it is; an empty one if nothing pays or computes the same."""
         plain = self._maker.layout_model(Layout())
-        if plain is not None and self._effort.search_s:
+        if plain is None or not self._effort.search_s:
+            return Layout(), 1.0
+        try:
             layout, gain = LayoutSearch(
                 plain,
-                feeds[0],
+                self._feeds[0],
                 block=self._block,
                 threads=self._threads,
                 seed=self._seed,
@@ -80,50 +112,33 @@ class Proposals:
                 seconds=self._effort.search_s,
                 progress=lambda n: self._progress(f"searching layouts, trial {n}"),
             ).run()
-            if layout and gain is not None and self._maker.layout_model(layout) is not None:
-                layouts[layout] = gain.median
-                found.append(Proposal(self._decisions(LAYOUT, layout)))
-        best = 0.0
-        split: Split | None = None
-        for layout, gain_of_layout in layouts.items():
-            search = self._searched(layout, feeds)
-            fastest = search.fastest() if search is not None else None
-            if fastest is not None and fastest.speedup.median * gain_of_layout > best:
-                best, split = fastest.speedup.median * gain_of_layout, fastest
-                self._search, self._layout = search, layout
-        if self._maker.calibrated(Layout()) is not None:
-            ranges = self._search.ranges if self._search is not None else self._ranges
-            found.append(Proposal(Decisions(INT8, "minmax" if ranges == AUTO else ranges, bias_correction=True)))
-        if split is not None and (split.keep_float - self._keep_float or self._layout):
-            found.append(self._mixed(MIXED, split))
-        return found
+        except ModelError as error:
+            self._give_up("layouts", error)
+            return Layout(), 1.0
+        known = gain is not None and self._maker.layout_model(layout) is not None
+        return (layout, gain.median) if known and gain is not None else (Layout(), 1.0)
 
-    def gentler(self) -> list[Proposal]:
-        """int8 regions that lose less and less, the fastest ones first; empty if no region pays.
-
-        Raises:
-            ModelError: onnxruntime refuses the model.
-        """
-        splits = self._search.gentler() if self._search is not None else []
-        splits.sort(key=lambda s: -s.speedup.median)
-        return [self._mixed(f"{MIXED}-{k}", split) for k, split in enumerate(splits, 2)]
-
-    def _searched(self, layout: Layout, feeds: Sequence[Mapping[str, Array]]) -> MixedPrecision | None:
+    def _searched(self, layout: Layout) -> tuple[MixedPrecision | None, Split | None]:
         calibrated = self._maker.calibrated(layout)
         if calibrated is None or self._scheme is None or not self._effort.search_s:
-            return None
-        return MixedPrecision(
-            calibrated,
-            self._scheme,
-            feeds,
-            ranges=self._ranges,
-            keep_float=self._keep_float,
-            threads=self._threads,
-            seed=self._seed,
-            search_s=self._effort.search_s,
-            trial_s=self._effort.trial_s,
-            progress=self._progress,
-        )
+            return None, None
+        try:
+            search = MixedPrecision(
+                calibrated,
+                self._scheme,
+                self._feeds,
+                ranges=self._ranges,
+                keep_float=self._keep_float,
+                threads=self._threads,
+                seed=self._seed,
+                search_s=self._effort.search_s,
+                trial_s=self._effort.trial_s,
+                progress=self._progress,
+            )
+            return search, search.fastest()
+        except ModelError as error:
+            self._give_up("int8 regions", error)
+            return None, None
 
     def _mixed(self, choice: str, split: Split) -> Proposal:
         keep_float = tuple(sorted(split.keep_float - self._keep_float))

@@ -8,6 +8,7 @@ split really loses is judged afterwards, by its score.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -38,10 +39,13 @@ class OutputNoise:
     def _power(self, name: str) -> float:
         arrays = [as_array(w[name]) for w in self._wanted]
         floats = [a.astype(np.float64).ravel() for a in arrays if a is not None and a.dtype.kind == "f" and a.size]
-        return float(np.var(np.concatenate(floats))) if floats else 0.0
+        with np.errstate(invalid="ignore", over="ignore"):
+            return float(np.var(np.concatenate(floats))) if floats else 0.0
 
     def of(self, model: ir.Model) -> float:
         """Noise power over variance, summed over the outputs that are float arrays of unchanged shape.
+
+        Infinity where an output has become infinite or NaN.
 
         Raises:
             ModelError: onnxruntime refuses the model.
@@ -52,8 +56,10 @@ class OutputNoise:
             for name, value in session.run(feed).items():
                 a, b = as_array(wanted[name]), as_array(value)
                 if a is not None and b is not None and a.shape == b.shape and a.dtype.kind == "f" and a.size:
-                    noise.setdefault(name, []).append(float(np.mean((a.astype(np.float64) - b) ** 2)))
-        return sum(float(np.mean(v)) / max(self._variance[name], 1e-30) for name, v in noise.items())
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        noise.setdefault(name, []).append(float(np.mean((a.astype(np.float64) - b) ** 2)))
+        total = sum(float(np.mean(v)) / max(self._variance[name], 1e-30) for name, v in noise.items())
+        return total if math.isfinite(total) else math.inf
 
 
 def by_unit(
