@@ -17,12 +17,14 @@ from edgeopt.decisions import Decisions
 from edgeopt.errors import CheckError, ModelError
 from edgeopt.graph import Array
 from edgeopt.layouts import Layout
+from edgeopt.ops import count
 from edgeopt.oracle import Oracle
 from edgeopt.progress import Progress
 from edgeopt.quant import Scheme
 from edgeopt.quantizer import Calibrated, build, calibrate, unknown_names
 
-CORRECTION_SAMPLES = 32
+_CORRECTION_SAMPLES = (8, 32)  # at least, at most
+_CORRECTION_MACS = 60e9  # over all samples: a few seconds
 
 Samples = Callable[[], tuple[Iterable[Sample], Callable[[], None]]]
 
@@ -148,14 +150,16 @@ class Maker:
         if self._scheme is None:
             return {}
         self._progress("correcting biases")
+        fewest, most = _CORRECTION_SAMPLES
+        affordable = _CORRECTION_MACS / max(1, count(calibrated.model).macs)
         return find_corrections(
             calibrated,
             self._scheme,
-            self.feeds(CORRECTION_SAMPLES),
+            self.feeds(int(min(max(affordable, fewest), most))),
             ranges=ranges,
             keep_float=keep_float,
             threads=self._threads,
-            seconds=math.inf,  # a replay must come to the same bytes on a slower machine
+            seconds=math.inf,  # a replay must come to the same bytes on a slower machine: the samples set the time
         )
 
     def _finished(self, model: ir.Model, decisions: Decisions) -> ir.Model:

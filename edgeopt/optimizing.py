@@ -190,6 +190,7 @@ def _optimized(
         "calibration": data.description,
         "evaluation": judged.description,
         "choice": shipped.choice,
+        "decisions": shipped.decisions.as_table(),
         "verdict": verdict,
         "warnings": [*data.warnings, *(w for w in judged.warnings if w not in data.warnings), *outcome.warnings],
     }

@@ -19,7 +19,7 @@ from edgeopt.runtime import Session
 from edgeopt.static_shapes import dims_of_feed, resolve
 
 _PROFILE_S = 0.25
-_PROFILED_RUNS = (20, 150)  # at least, at most
+_PROFILED_RUNS = (8, 150)  # at least, at most
 
 
 @dataclass

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
-from edgeopt import api, making, memory, optimizer
+from edgeopt import api, making, memory, optimizer, schemas
 from edgeopt.decisions import Decisions
 from edgeopt.effort import EFFORTS
 from edgeopt.errors import CheckError, ModelError
@@ -338,6 +339,8 @@ def test_regions_are_shipped_where_they_are_faster(tmp_path: Path, monkeypatch: 
     assert "conv2" in [n["node"] for n in result.report["int8"]["float_nodes"]]
     assert result.recipe is not None
     assert result.recipe.decisions == MIXED
+    assert result.report["decisions"] == {"choice": "mixed", "range": "minmax", "keep_float": ["conv2"]}
+    jsonschema.Draft202012Validator(schemas.load("report")).validate(result.report)
     assert asked == [["float", "original", "int8", "mixed"], ["mixed", "original"]]
 
 
@@ -381,6 +384,7 @@ def test_a_wider_layout_is_a_float_choice(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.recipe is not None
     assert result.recipe.decisions == layout
     assert not is_int8(result)
+    jsonschema.Draft202012Validator(schemas.load("report")).validate(result.report)
 
 
 def test_regions_are_replayed_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
 
-from edgeopt import api, device
+from edgeopt import api, device, schemas
 from edgeopt.errors import DataError, DeviceError, RecipeError, UsageError
 from edgeopt.runtime import Session
 from tests import fakes, tiny
+from tests.bench.shared_data import SETS
 from tests.conftest import ROOT
 from tests.test_optimizer import FAST_INT8, SLOW_INT8
 
@@ -175,3 +177,21 @@ def test_bad_parameters(given: dict[str, Any], error: type[Exception], message: 
         api.optimize(files.model, calib=files.data, output=tmp_path / "out", **given)
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trained_model_from_end_to_end(shared: Path, tmp_path: Path) -> None:
+    """Nothing replaced: search, checks, measurement, replay."""
+    model = shared / "data" / "models" / "kws_dscnn.onnx"
+    calib, evaluation = SETS["kws_dscnn"]
+    result = api.optimize(model, calib=calib, eval=evaluation, output=tmp_path / "a", effort="fast")
+    assert result.exit_code == 0
+    jsonschema.Draft202012Validator(schemas.load("report")).validate(result.report)
+    choices = {c["choice"]: c for c in result.report["candidates"]}
+    assert {"original", "int8"} <= set(choices)
+    if result.report["choice"].startswith("mixed"):
+        kept = {n["node"] for n in result.report["int8"]["float_nodes"] if n["reason"].startswith("kept float")}
+        assert kept & set(result.report["decisions"]["keep_float"])
+    drop = result.report["before"]["score"]["value"] - result.report["after"]["score"]["value"]
+    assert drop <= 0.01
+    api.optimize(model, calib=calib, eval=evaluation, output=tmp_path / "b", recipe=tmp_path / "a" / "recipe.toml")
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
