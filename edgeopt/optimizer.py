@@ -93,7 +93,6 @@ class Optimizer:
         self._finish, self._save, self._progress = finish, save, progress
         self._warnings: list[str] = []
         self._not_confirmed: set[str] = set()
-        self._missed: tuple[str, ...] = ()
 
     def run(self) -> Outcome:
         """Do all of it.
@@ -196,12 +195,8 @@ class Optimizer:
         return False
 
     def _simplified(self, oracle: Oracle) -> tuple[Simplified, Candidate]:
-        result = simplify(
-            self._loaded.model,
-            oracle,
-            checker_clean=self._loaded.checker_error is None,
-            progress=self._progress,
-        )
+        clean = self._loaded.checker_error is None
+        result = simplify(self._loaded.model, oracle, checker_clean=clean, progress=self._progress)
         self._warnings += result.warnings
         exact = self._finish(shapes.as_stated(result.model, self._loaded.model), FLOAT)
         self._save(exact)  # from here on, stopping leaves a valid model behind
