@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -43,7 +43,8 @@ def collect(
         progress: Called after each sample.
 
     Raises:
-        DataError: no samples, a sample without a value for an input, or NaN in a tensor.
+        DataError: no samples, a sample without a value for an input, or NaN in an input or output of the model;
+            what is NaN or infinite inside the model has no range (``extremes.infinite``).
         ModelError: the model has no such tensor, or does not run on a sample.
     """
     names = list(dict.fromkeys(tensors))
@@ -57,6 +58,8 @@ def collect(
     wanted = [t for t in looked_at if t not in inputs]
     observed = Observed(model, wanted, threads)
     statistics = {t: Statistics(t, counts=Counts(full)) for t in names}
+    outputs = {v.name for v in model.graph.outputs}
+    no_numbers: set[str] = set()  # tensors with NaN
     samples = 0
     for feed in feeds:
         found = observed.run(feed) if wanted else {}
@@ -69,11 +72,11 @@ def collect(
             try:
                 extremes[name] = statistics[name].update(np.asarray(array), phase)
             except DataError as error:
-                origin = next((t for t in names if statistics[t].extremes.infinite), None)
-                if origin is None:
-                    raise
-                message = f"the model computes infinite values on the calibration data, which end as NaN in {name!r}"
-                raise DataError(message, where=f"tensor {origin!r}", hint=error.hint) from error
+                extremes[name] = None
+                if name in inputs or name in outputs:
+                    raise _nan_error(name, statistics, no_numbers, error) from error
+                statistics[name].extremes.infinite = True  # no range covers it, but the model may well mask it
+                no_numbers.add(name)
         for name, rule in derived.items():
             if (run := extremes[rule.source]) is not None:
                 statistics[name].extremes.observe(*(min(max(v, rule.low), rule.high) for v in run))
@@ -87,6 +90,17 @@ def collect(
         statistics[name].extremes.infinite = source.extremes.infinite
         statistics[name].counts = source.counts.clipped(rule.low, rule.high)
     return statistics
+
+
+def _nan_error(
+    name: str, statistics: Mapping[str, Statistics], no_numbers: Collection[str], error: DataError
+) -> DataError:
+    """NaN in an input or output, told by the tensor where it begins."""
+    origin = next((t for t, found in statistics.items() if found.extremes.infinite), None)
+    if origin is None or origin in no_numbers:
+        return DataError(error.message, where=f"tensor {origin or name!r}", hint=error.hint)
+    message = f"the model computes infinite values on the calibration data, which end as NaN in {name!r}"
+    return DataError(message, where=f"tensor {origin!r}", hint=error.hint)
 
 
 def _phase(feed: Mapping[str, Array]) -> int:

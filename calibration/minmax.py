@@ -25,7 +25,7 @@ class MinMax:
         runs: Runs with at least one finite value.
         low_sum: Sum of the smallest values of the runs, in units of 2^-149: exact, whatever the order.
         high_sum: Sum of the largest values of the runs, likewise.
-        infinite: Some value was infinite, or beyond float32.
+        infinite: Some value was infinite, or beyond float32; NaN too, where the caller goes on.
     """
 
     low: float = float("inf")

@@ -70,7 +70,7 @@ class Statistics:
         check_range(method)
         if self.extremes.infinite:
             raise DataError(
-                "the model computes infinite values on the calibration data",
+                "the model computes infinite values or NaN on the calibration data",
                 where=f"tensor {self.tensor!r}",
                 hint="keep the nodes that read it in float (--keep-float), or, in a mask, put -1e4 in place of -inf",
             )

@@ -8,6 +8,8 @@ goes back to float.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 
 from edgeopt.graph import is_op
@@ -46,6 +48,26 @@ def left_float(model: ir.Model, quantized: ir.Model, found: Plan, made: Kernels)
             result[culprit or name] = reason
             break
     return result
+
+
+def to_refuse(quantized: ir.Model, found: Plan, left: Mapping[str, str]) -> dict[str, str]:
+    """Those of ``left`` to plan as float now: not a node that only reads what another of them leaves in float.
+
+    Once that other one is planned as float, a Q stands between the two, and this one may run in int8. Not empty
+    unless ``left`` is: the first of them in the graph's order reads none of the others.
+    """
+    nodes = {n.name or "": n for n in quantized.graph}
+    owners = {part: name for name, parts in found.parts.items() for part in parts}
+
+    def waits(name: str, part: str) -> bool:
+        node = nodes.get(part)
+        broken = broken_rule(node) if node is not None and name not in found.biases.values() else None
+        if node is None or broken is None or broken.rule != "float_operand":
+            return False
+        producers = [p.name or "" for v in node.inputs if v is not None and (p := v.producer()) is not None]
+        return any(owner != name and owner in left for owner in (owners.get(p, p) for p in producers))
+
+    return {n: why for n, why in left.items() if not any(waits(n, part) for part in (n, *found.parts.get(n, ())))}
 
 
 def _alone(node: ir.Node, found: Plan) -> bool:

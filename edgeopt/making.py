@@ -19,9 +19,10 @@ from edgeopt.graph import Array
 from edgeopt.layouts import Layout
 from edgeopt.ops import count
 from edgeopt.oracle import Oracle
+from edgeopt.passes.int8_plan import plan
 from edgeopt.progress import Progress
 from edgeopt.quant import Scheme
-from edgeopt.quantizer import Calibrated, build, calibrate, unknown_names
+from edgeopt.quantizer import Calibrated, build, calibrate, has_layers, unknown_names
 
 _CORRECTION_SAMPLES = (8, 32)  # at least, at most
 _CORRECTION_MACS = 60e9  # over all samples: a few seconds
@@ -76,7 +77,9 @@ class Maker:
             return self._simplified
         if layout not in self._layouts:
             model = layout.apply(self._simplified)
-            reason, _ = self._oracle.disagreement(model) if self._oracle.enabled else (None, 0.0)
+            reason: str | None = None
+            if self._oracle.enabled:
+                reason = self._oracle.problem or self._oracle.disagreement(model)[0]  # what cannot be checked, too
             if reason is not None:
                 self.warnings.append(f"the layout rolled back: {reason}")
             self._layouts[layout] = model if reason is None else None
@@ -90,7 +93,7 @@ class Maker:
 
     def _calibrate(self, layout: Layout) -> Calibrated | None:
         model = self.layout_model(layout)
-        if self._scheme is None or model is None:
+        if self._scheme is None or model is None or not has_layers(model, plan(model, self._keep_float)):
             return None
         samples, advance = self._samples()
         try:
@@ -125,8 +128,10 @@ class Maker:
             return None
         keep_float = self._keep_float | frozenset(decisions.keep_float)
         ranges = decisions.range or "minmax"
-        corrections = self._corrections(calibrated, ranges, keep_float) if decisions.bias_correction else {}
+        corrections: dict[str, Array] = {}
         try:
+            if decisions.bias_correction:
+                corrections = self._corrections(calibrated, ranges, keep_float)
             found = build(
                 calibrated,
                 self._scheme,

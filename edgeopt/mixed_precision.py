@@ -118,11 +118,15 @@ class MixedPrecision:
         units = list(self._trials.regions.units)
         self._progress("finding out which layers int8 hurts")
         everything = frozenset(units)
-        noise = by_unit(
-            units,
-            lambda unit: self._noise_of(self._trials.keep_float(everything & {unit}), self.ranges),
-            seconds=self._seconds,
-        )
+        whole = self._noise_of(self._trials.keep_float(everything), self.ranges)
+
+        def noise_of(unit: str) -> float:
+            """Alone; what cannot be in int8 alone (an Add between float layers): by how much all make more with it."""
+            if self._trials.is_layer(unit):
+                return self._noise_of(self._trials.keep_float({unit}), self.ranges)
+            return max(0.0, whole - self._noise_of(self._trials.keep_float(everything - {unit}), self.ranges))
+
+        noise = by_unit(units, noise_of, seconds=self._seconds)
         base_ms = self._search.trials[frozenset()].latency_ms
         total = sum(noise[u] for u in self._best.int8)
         if not math.isfinite(sum(noise.values())) or total <= 0:

@@ -112,14 +112,15 @@ class Optimizer:
         proposals = self._proposals(maker) if self._replayed is None else None
         proposed = proposals.first() if proposals is not None else []
         if self._replayed is not None and self._replayed.choice not in (ORIGINAL, FLOAT):
-            proposed = [Proposal(self._replayed)]
+            decided = dict.fromkeys(self._replayed.keep_float, "kept float by the recipe's decision")
+            proposed = [Proposal(self._replayed, decided)]
         changed = [exact] if any(p.changed for p in simplified.passes) else []
         candidates = [*self._running(changed, first[0]), original, *self._made(maker, proposed, first[0])]
-        self._judge(original, candidates)
+        candidates = self._judged(original, candidates)
         self._time(candidates, original, first[0])
         if proposals is not None and self._too_lossy(candidates):
-            gentler = self._made(maker, proposals.gentler()[:_MOST_GENTLER], first[0])
-            self._judge(original, [original, *gentler])
+            gentler = self._made(maker, _spread(proposals.gentler(), _MOST_GENTLER), first[0])
+            gentler = self._judged(original, [original, *gentler])[1:]
             self._time([original, *(c for c in gentler if self._safe(c))], original, first[0])
             candidates += gentler
         self._warn_of_missing_scores(candidates)
@@ -202,16 +203,33 @@ class Optimizer:
         self._save(exact)  # from here on, stopping leaves a valid model behind
         return result, Candidate(Decisions(FLOAT), exact)
 
-    def _judge(self, original: Candidate, candidates: Sequence[Candidate]) -> None:
-        """Score each candidate beside the original; the original itself, if it is alone at first."""
+    def _judged(self, original: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Score each candidate beside the original (it by itself, if it is alone at first); those that run."""
         judging = [c for c in candidates if c is not original]
         if not judging and original.comparison is None:
             judging = [original]
         if not judging:
-            return
-        sessions = [Session(c.model, threads=self._threads) for c in judging]
+            return list(candidates)
         advance = counting(self._progress, f"comparing {', '.join(c.choice for c in judging)}", len(self._evaluation))
         reference = Session(original.model, threads=self._threads)
+        failed: list[Candidate] = []
+        try:
+            self._compare(reference, judging, advance)
+        except ModelError:
+            for candidate in judging:  # which of them?
+                try:
+                    self._compare(reference, [candidate], advance)
+                except ModelError as error:
+                    if candidate is original:
+                        raise
+                    failed.append(candidate)
+                    self._warnings.append(f"no {candidate.choice}: {error.message}")
+            if len(failed) == len(judging):
+                self._compare(reference, [original], advance)  # raises if it is the original that does not run
+        return [c for c in candidates if c not in failed]
+
+    def _compare(self, reference: Session, judging: Sequence[Candidate], advance: Callable[[], None]) -> None:
+        sessions = [Session(c.model, threads=self._threads) for c in judging]
         found = compare_all(reference, sessions, self._evaluation, advance, strict=False)
         for candidate, comparison in zip(judging, found, strict=True):
             candidate.comparison = comparison
@@ -300,3 +318,10 @@ class Optimizer:
                 f"{winner.choice} was only {again.median:.2f} times as fast as the original when measured again"
             )
         return confirmed
+
+
+def _spread(found: Sequence[Proposal], most: int) -> list[Proposal]:
+    """At most so many, from all over the list, the first and the last always among them."""
+    if len(found) <= most:
+        return list(found)
+    return [found[round(k * (len(found) - 1) / (most - 1))] for k in range(most)]

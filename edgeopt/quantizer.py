@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeopt import shapes
@@ -14,8 +15,8 @@ from edgeopt.calibration import Sample
 from edgeopt.calibration.collect import collect
 from edgeopt.calibration.statistics import Statistics, check_range
 from edgeopt.errors import CheckError, ModelError
-from edgeopt.graph import Array, Names, graphs, opset
-from edgeopt.kernel_check import left_float
+from edgeopt.graph import Array, Names, dtype_of, graphs, opset
+from edgeopt.kernel_check import left_float, to_refuse
 from edgeopt.kernels import kernels
 from edgeopt.ops import count
 from edgeopt.oracle import Oracle
@@ -25,6 +26,7 @@ from edgeopt.passes.quantize_int8 import MINIMUM_OPSET, quantize_int8
 from edgeopt.quant import Ranges, Scheme
 
 _CHECK_SAMPLES = 4
+_FLOAT32 = np.dtype(np.float32)
 _ROUNDS = 4  # of planning anew what onnxruntime has left in float
 
 
@@ -100,12 +102,14 @@ def calibrate(
                 first.append(sample.inputs)
             yield sample.inputs
 
-    statistics = collect(model, observable(model), feeds(), threads=threads, full=full, progress=progress)
+    outputs = [v.name or "" for v in model.graph.outputs if v.producer() is not None and dtype_of(v) == _FLOAT32]
+    tensors = [*observable(model), *outputs]  # NaN in an output is the data's fault, or the model's
+    statistics = collect(model, tensors, feeds(), threads=threads, full=full, progress=progress)
     infinite = {name for name, found in statistics.items() if found.extremes.infinite}
     if infinite:
         warnings.append(
-            f"infinite values on the calibration data in {', '.join(sorted(infinite))}: what computes or reads them "
-            "stays float"
+            f"infinite values or NaN on the calibration data in {', '.join(sorted(infinite))}: what computes or reads "
+            "them stays float"
         )
     return Calibrated(model, statistics, first, dict(_touching(model, infinite)), warnings)
 
@@ -115,7 +119,7 @@ def _touching(model: ir.Model, infinite: Collection[str]) -> Iterator[tuple[str,
     for node in model.graph:
         for value in (*node.inputs, *node.outputs):
             if value is not None and value.name in infinite:
-                yield node.name or "", f"tensor {value.name!r} has infinite values on the calibration data"
+                yield node.name or "", f"tensor {value.name!r} has infinite values or NaN on the calibration data"
                 break
 
 
@@ -158,7 +162,7 @@ def build(
         left = left_float(model, result, found, made)
         if not left:
             break
-        refused |= left
+        refused |= to_refuse(result, found, left)
     if oracle.enabled:
         problem = check(model, result, found, bounds, calibrated.samples, oracle, corrections)
         if problem is not None:
@@ -183,7 +187,7 @@ def draft(
     the reason.
     """
     found = plan(calibrated.model, keep_float, {**calibrated.refused, **refused})
-    if not any(n.name in found.nodes and n.op_type in WEIGHTED for n in calibrated.model.graph):
+    if not has_layers(calibrated.model, found):
         return None
     result = calibrated.model.clone()
     bounds = calibrated.ranges(found.observed(), ranges, scheme)
@@ -225,12 +229,17 @@ def quantize(
     check_range(ranges)
     warnings = unknown_names(model, keep_float)
     found = plan(model, keep_float)
-    if not any(n.name in found.nodes and n.op_type in WEIGHTED for n in model.graph):
+    if not has_layers(model, found):
         return Quantized(model, _report(model, Plan(reasons=found.reasons), {}), True, warnings)
     calibrated = calibrate(model, samples, oracle, full=full, threads=threads, progress=progress)
     result = build(calibrated, scheme, oracle, ranges=ranges, keep_float=keep_float, threads=threads)
     result.warnings = warnings + calibrated.warnings
     return result
+
+
+def has_layers(model: ir.Model, found: Plan) -> bool:
+    """Whether the plan brings any Conv, Gemm or MatMul to int8; without one nothing is gained."""
+    return any(n.name in found.nodes and n.op_type in WEIGHTED for n in model.graph)
 
 
 def unknown_names(model: ir.Model, keep_float: frozenset[str]) -> list[str]:

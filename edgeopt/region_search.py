@@ -51,7 +51,7 @@ class RegionSearch:
 
     Args:
         bench: Builds and measures.
-        seconds: For all of it; the first split is always tried.
+        seconds: After which nothing new is begun; float, int8 and the split in turns are always profiled.
         progress: Called with each trial's number.
         clock: Seconds; replaced in tests.
 
@@ -81,6 +81,7 @@ class RegionSearch:
         """
         self._learn_prices()
         best = min(self.trials.values(), key=lambda t: -t.speedup.median)
+        self._release_all_but(best)
         for scale in _BORDER_SCALES:
             for _ in range(_MOST_CUTS):
                 wanted = self.cut(border_scale=scale)
@@ -90,6 +91,7 @@ class RegionSearch:
                 if against_best is not None and against_best.median > 1:
                     best = trial
                 self.costs.learn_units(self._bench.regions, trial.int8, self._bench.profile(trial))
+                self._release_all_but(best)
         return self._winner(self._improved(best))
 
     def _winner(self, best: Trial) -> Trial:
@@ -134,7 +136,9 @@ class RegionSearch:
 
     def measure(self, int8: frozenset[str]) -> Trial:
         """Time a split, unless it has been timed already."""
-        return self.trials.get(int8) or self._try(int8, None)[0]
+        trial = self.trials.get(int8) or self._try(int8, None)[0]
+        trial.release()
+        return trial
 
     def _try(self, int8: frozenset[str], rival: Trial | None) -> tuple[Trial, Ratio | None]:
         trial, against = self._bench.run(int8, rival)
@@ -165,10 +169,15 @@ class RegionSearch:
                 trial, against = self._try(wanted, best)
                 if against is not None and against.median > _GAIN and against.interval_90[0] > 1:
                     best, moved = trial, True
-                    break
-                if self.late():
+                self._release_all_but(best)
+                if moved or self.late():
                     break
         return best
+
+    def _release_all_but(self, best: Trial) -> None:
+        for trial in self.trials.values():
+            if trial is not best:
+                trial.release()
 
     def _moves(self, best: Trial) -> list[frozenset[str]]:
         """Splits next to this one that have not been tried, the most promising ones first."""

@@ -69,11 +69,11 @@ def by_unit(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Noise of every unit alone; units left over when the time is up are given the mean of the others.
+    """Noise of every unit; units left over when the time is up are given the mean of the others.
 
     Args:
         units: In topological order; they are taken in strides, so that what is left over lies everywhere.
-        noise_of: Unit to the output noise with it alone in int8.
+        noise_of: Unit to the output noise that it makes.
         seconds: For all of it; one unit is always looked at.
         clock: Seconds; replaced in tests.
     """

@@ -11,7 +11,7 @@ from edgeopt import latency
 from edgeopt.graph import Array, static_shape
 from edgeopt.latency import Ratio
 from edgeopt.node_times import NodeTime, per_node
-from edgeopt.passes.int8_plan import plan
+from edgeopt.passes.int8_plan import WEIGHTED, plan
 from edgeopt.quant import Scheme
 from edgeopt.quantizer import Calibrated, draft
 from edgeopt.regions import regions
@@ -28,18 +28,22 @@ class Trial:
 
     Attributes:
         int8: The units that run in int8; fewer than asked for where a unit's neighbours leave it no choice.
-        model: The int8 model, not checked yet; the float model where nothing is in int8.
-        session: It, opened.
+        model: The int8 model, not checked yet; the float model where nothing is in int8; None once released.
+        session: It, opened; None once released.
         latency_ms: Median, as if the machine had been as fast as during the first trial: the float model runs in the
             rounds of every trial, and tells how fast it was.
         speedup: Against the float model, in the same rounds.
     """
 
     int8: frozenset[str]
-    model: ir.Model
-    session: Session
+    model: ir.Model | None
+    session: Session | None
     latency_ms: float
     speedup: Ratio
+
+    def release(self) -> None:
+        """Give its memory back: a search makes dozens of them."""
+        self.model = self.session = None
 
 
 class Trials:
@@ -72,6 +76,7 @@ class Trials:
         self._keep_float, self._threads, self._seed, self._trial_s = keep_float, threads, seed, trial_s
         self._float = Session(calibrated.model, threads=threads)
         self._float_ms: float | None = None
+        self._layers = {n.name for n in calibrated.model.graph if n.op_type in WEIGHTED}
         self.regions = regions(calibrated.model, plan(calibrated.model, keep_float, calibrated.refused), self._sizes())
 
     def _sizes(self) -> dict[str, int]:
@@ -80,6 +85,10 @@ class Trials:
         values = [*static.graph.inputs, *(o for n in static.graph for o in n.outputs)]
         shapes = {v.name or "": static_shape(v) for v in values}
         return {name: _product(shape) for name, shape in shapes.items() if shape is not None}
+
+    def is_layer(self, unit: str) -> bool:
+        """Whether the unit can run in int8 between float ones: Conv, Gemm and MatMul can."""
+        return unit in self._layers
 
     def keep_float(self, int8: Collection[str]) -> frozenset[str]:
         """What ``quantizer.build`` must leave in float for this split."""
@@ -91,14 +100,10 @@ class Trials:
         Raises:
             ModelError: onnxruntime refuses the model.
         """
-        drafted = draft(self._calibrated, self._scheme, ranges=self._ranges, keep_float=self.keep_float(int8))
-        model, taken = self._calibrated.model, frozenset[str]()
-        if drafted is not None:
-            model, found, _ = drafted
-            taken = self.regions.int8_units(found.nodes)
+        model, taken = self._drafted(int8)
         session = Session(model, threads=self._threads)
         sessions = {"float": self._float, "trial": session}
-        if rival is not None:
+        if rival is not None and rival.session is not None:
             sessions["rival"] = rival.session
         found_ms = latency.measure(
             sessions, self._feed, budget_s=self._trial_s, min_runs=12, max_runs=1000, rng_seed=self._seed
@@ -108,7 +113,13 @@ class Trials:
         if self._float_ms is None:
             self._float_ms = found_ms["float"].median_ms
         trial = Trial(taken, model, session, self._float_ms / speedup.median, speedup)
-        return trial, None if rival is None else latency.ratio(times["rival"], times["trial"])
+        return trial, latency.ratio(times["rival"], times["trial"]) if "rival" in times else None
+
+    def _drafted(self, int8: Collection[str]) -> tuple[ir.Model, frozenset[str]]:
+        drafted = draft(self._calibrated, self._scheme, ranges=self._ranges, keep_float=self.keep_float(int8))
+        if drafted is None:
+            return self._calibrated.model, frozenset()
+        return drafted[0], self.regions.int8_units(drafted[1].nodes)
 
     def race(self, trials: Sequence[Trial]) -> list[Ratio]:
         """Time several splits again, all in the same rounds and in fresh sessions: against the float model.
@@ -116,7 +127,7 @@ class Trials:
         Raises:
             ModelError: onnxruntime refuses a model.
         """
-        sessions = {str(k): Session(trial.model, threads=self._threads) for k, trial in enumerate(trials)}
+        sessions = {str(k): Session(self._drafted(t.int8)[0], threads=self._threads) for k, t in enumerate(trials)}
         sessions["float"] = Session(self._calibrated.model, threads=self._threads)
         budget_s = self._trial_s * len(sessions)
         found = latency.measure(
@@ -127,8 +138,9 @@ class Trials:
 
     def profile(self, trial: Trial) -> list[NodeTime]:
         """Where the time of a split goes."""
+        model = trial.model or self._drafted(trial.int8)[0]
         runs = min(max(int(_PROFILE_S * 1e3 / trial.latency_ms), _PROFILED_RUNS[0]), _PROFILED_RUNS[1])
-        return per_node(trial.model, self._feed, trial.latency_ms, self._threads, runs)
+        return per_node(model, self._feed, trial.latency_ms, self._threads, runs)
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -21,7 +21,7 @@ a channel twice (6), the weights of both are added, which is exact up to roundin
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,10 +66,10 @@ def places(model: ir.Model) -> list[Place]:
         parts = _parts(node)
         if parts is None:
             continue
-        readers: list[ir.Node] = []
-        if all(_takes_whole(value, model.graph, readers) for value in node.outputs):
+        readers = _readers_of_whole(node.outputs, model.graph)
+        if readers is not None:
             read = sum(len(p.picked) * sum(is_op(u.node, "Conv") for u in v.uses()) for v, p in parts.items())
-            nodes = (node, *sorted(set(readers), key=order.__getitem__))
+            nodes = (node, *sorted(readers, key=order.__getitem__))
             channels = next(iter(parts.values())).channels
             found.append(Place(node.name or "", tuple(n.name or "" for n in nodes), channels, read))
     return found
@@ -174,26 +174,33 @@ def _gather(node: ir.Node, channels: int) -> list[tuple[int, ...]] | None:
     return [picked] if len(set(picked)) == len(picked) else None
 
 
-def _takes_whole(value: ir.Value, graph: ir.Graph, readers: list[ir.Node]) -> bool:
-    """Cases 4 to 7: whether all that read this value may get more channels; they are added to ``readers``."""
-    if value.is_graph_output():
+def _readers_of_whole(values: Sequence[ir.Value], graph: ir.Graph) -> set[ir.Node] | None:
+    """Cases 4 to 7: the nodes that get more channels to read; None if one of the values must stay as it is."""
+    readers: set[ir.Node] = set()
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if value.is_graph_output():
+            return None
+        for use in value.uses():
+            node = use.node
+            if not _takes_whole(node, use.idx, graph):
+                return None
+            if node not in readers and not is_op(node, "Conv"):
+                waiting.append(node.outputs[0])
+            readers.add(node)
+    return readers
+
+
+def _takes_whole(node: ir.Node, index: int, graph: ir.Graph) -> bool:
+    """Whether this input may get more channels, as far as the node itself is concerned."""
+    if node.graph is not graph:
         return False
-    for use in value.uses():
-        node = use.node
-        if node.graph is not graph:
-            return False
-        readers.append(node)
-        if is_op(node, "Conv"):
-            weight = constant_tensor(input_or_none(node, 1))
-            if use.idx != 0 or weight is None or attribute(node, "group", 1) != 1:
-                return False
-        elif is_op(node, "Concat"):
-            fits = _is_channel_axis(node, attribute(node, "axis", 0)) and None not in map(_channels, node.inputs)
-            if not fits or not _takes_whole(node.outputs[0], graph, readers):
-                return False
-        elif not is_finite_unary(node) or use.idx != 0 or not _takes_whole(node.outputs[0], graph, readers):
-            return False
-    return True
+    if is_op(node, "Conv"):
+        return index == 0 and constant_tensor(input_or_none(node, 1)) is not None and attribute(node, "group", 1) == 1
+    if is_op(node, "Concat"):
+        return _is_channel_axis(node, attribute(node, "axis", 0)) and None not in map(_channels, node.inputs)
+    return index == 0 and is_finite_unary(node)
 
 
 def _whole_input(node: ir.Node, parts: dict[ir.Value, _Part]) -> _Part:

@@ -105,10 +105,11 @@ def plan(model: ir.Model, keep_float: frozenset[str] = frozenset(), refused: Map
 
     Args:
         model: Float model.
-        keep_float: Names of nodes, or operator types, that must stay float.
+        keep_float: Names of nodes, or operator types, that must stay float; a name goes before a type.
         refused: Names of nodes that have been found to stay float, with the reason.
     """
     result = Plan()
+    keep_float = _by_name(model, keep_float)
     by_int8: set[str] = set()  # values that an int8 node computes
     version = opset(model)
     for node in model.graph:
@@ -135,15 +136,27 @@ def observable(model: ir.Model) -> list[str]:
     for node in model.graph:
         if not is_op(node, *known):
             continue
-        outputs = () if node.op_type in FIXED else node.outputs
+        outputs = () if node.op_type in FIXED else node.outputs[:1] if node.op_type == "MaxPool" else node.outputs
         for value in (*node.inputs, *outputs):
-            if value is not None and dtype_of(value) in (_FLOAT32, None) and constant_tensor(value) is None:
+            if (
+                value is not None
+                and value.name
+                and dtype_of(value) in (_FLOAT32, None)
+                and constant_tensor(value) is None
+            ):
                 found[value.name or ""] = None
     return list(found)
 
 
+def _by_name(model: ir.Model, keep_float: frozenset[str]) -> frozenset[str]:
+    """Operator types as the names of their nodes; what is the name of a node is not taken for a type."""
+    names = {node.name for node in model.graph}
+    types = keep_float - names
+    return keep_float | {n.name or "" for n in model.graph if n.op_type in types} if types else keep_float
+
+
 def _excluded(node: ir.Node, keep_float: frozenset[str], refused: Mapping[str, str]) -> str | None:
-    if node.name in keep_float or node.op_type in keep_float:
+    if node.name in keep_float:
         return "kept float on request"
     return refused.get(node.name or "")
 
@@ -179,11 +192,14 @@ def _accept(node: ir.Node, found: Plan, by_int8: set[str], excluded: Callable[[i
 
 
 def _rescaling(node: ir.Node, found: Plan, by_int8: set[str]) -> float | None:
-    """Case 5: the factor; the value is one that a Q follows and nobody else reads."""
+    """Case 5: the factor; the value is one that a Q follows and nobody else reads.
+
+    Behind a HardSigmoid it is a product like others: ``int8_lowering`` ends it in such a factor itself.
+    """
     x = node.inputs[0] if node.inputs else None
     if x is None or x.name not in by_int8 or x.name not in found.tensors or only_consumer(x) is not node:
         return None
-    return scalar_factor(node)
+    return None if is_op(x.producer(), "HardSigmoid") else scalar_factor(node)
 
 
 def _absorbed(node: ir.Node, excluded: Callable[[ir.Node], bool]) -> list[ir.Node]:

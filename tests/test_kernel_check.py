@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeopt.graph import is_op
-from edgeopt.kernel_check import left_float
+from edgeopt.kernel_check import left_float, to_refuse
 from edgeopt.kernels import Kernels, kernels
 from edgeopt.passes.int8_plan import Plan, plan
 from edgeopt.passes.quantize_int8 import quantize_int8
@@ -95,3 +95,31 @@ def test_the_rule_that_failed_is_told() -> None:
         "last": "asked for int8, but onnxruntime computes it in float, as Conv: the output of an int8 kernel goes to "
         "one Q and nowhere else: it is read by the graph's outputs"
     }
+
+
+def unquantized(result: ir.Model, name: str) -> None:
+    """Take out the Q and DQ behind a node: its readers get float."""
+    value = next(n for n in result.graph if n.name == name).outputs[0]
+    q = next(u.node for u in value.uses() if is_op(u.node, "QuantizeLinear"))
+    for use in list(q.outputs[0].uses()):
+        use.node.outputs[0].replace_all_uses_with(value)
+
+
+@pytest.mark.parametrize(
+    ("bare", "left", "now"),
+    [
+        ("swish", ["swish", "move"], ["swish"]),
+        ("swish", ["move"], ["move"]),  # nothing that it waits for
+        ("swish", ["last", "move", "swish"], ["last", "swish"]),  # there is a Q before the last
+        ("swish/shift", ["swish"], ["swish"]),  # a node does not wait for its own parts
+        ("relu", ["conv", "swish"], ["conv", "swish"]),  # it reads the Relu
+        ("relu", ["relu", "swish"], ["relu"]),  # by one of its parts
+        ("dense", ["dense", "bias"], ["dense", "bias"]),  # a part of the layer
+        ("conv", [], []),
+    ],
+)
+def test_what_only_reads_such_a_node_waits_for_the_next_round(bare: str, left: list[str], now: list[str]) -> None:
+    _, result, found = quantized()
+    if bare in ("relu", "swish"):
+        unquantized(result, bare)
+    assert list(to_refuse(result, found, dict.fromkeys(left, "why"))) == now

@@ -41,7 +41,7 @@ class Kitchen:
         x = tiny.inputs()
         self.samples = [Sample(dict(feed or {"x": x[k : k + 1]}), None) for k in range(12)]
         self.read = 0
-        oracle = Oracle(original, [s.inputs for s in self.samples[:2]], seed=0)
+        self.oracle = oracle = Oracle(original, [s.inputs for s in self.samples[:2]], seed=0)
         self.simplified = simplify(original, oracle, checker_clean=True, progress=silent).model
         self.finished: list[str] = []
         self.maker = Maker(
@@ -133,6 +133,29 @@ def test_a_layout_that_computes_something_else_is_rolled_back(monkeypatch: pytes
     assert len(kitchen.maker.warnings) == 1
     assert kitchen.maker.warnings[0].startswith("the layout rolled back: ")
     assert kitchen.maker.make(Decisions("mixed", "minmax", **PADDED)) is None  # type: ignore[arg-type]
+
+
+def test_a_layout_that_cannot_be_checked_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    kitchen = Kitchen(test_layouts.net(), test_layouts.FEED)
+    monkeypatch.setattr(kitchen.oracle, "problem", "the original gives other outputs on each run")
+    assert kitchen.maker.make(Decisions("layout", pad_channels=("conv4",), channel_block=8)) is None
+    assert kitchen.maker.warnings == ["the layout rolled back: the original gives other outputs on each run"]
+
+
+def test_a_bias_correction_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ModelError("out of memory")
+
+    monkeypatch.setattr(making, "find_corrections", failing)
+    kitchen = Kitchen()
+    assert kitchen.maker.make(Decisions("int8", "minmax", bias_correction=True)) is None
+    assert kitchen.maker.warnings == ["no int8: out of memory"]
+
+
+def test_without_a_layer_for_int8_the_data_is_not_read() -> None:
+    kitchen = Kitchen(keep_float=frozenset(["Conv", "Gemm"]))
+    assert kitchen.maker.calibrated(Layout()) is None
+    assert (kitchen.read, kitchen.maker.warnings) == (0, [])
 
 
 def test_nothing_is_made_where_the_target_has_no_integer_kernels() -> None:

@@ -16,6 +16,7 @@ from edgeopt import api, making, memory, optimizer, schemas
 from edgeopt.decisions import Decisions
 from edgeopt.effort import EFFORTS
 from edgeopt.errors import CheckError, ModelError
+from edgeopt.proposals import Proposal
 from edgeopt.result import Result
 from edgeopt.runtime import Session
 from tests import fakes, models, tiny
@@ -396,4 +397,34 @@ def test_regions_are_replayed_to_the_byte(tmp_path: Path, monkeypatch: pytest.Mo
     fakes.install(monkeypatch, SLOW_INT8 | {"mixed": 99.0}, proposed=())
     again = api.optimize(files.model, calib=files.data, output=tmp_path / "b", recipe=tmp_path / "a" / "recipe.toml")
     assert again.report["choice"] == "mixed"
+    reasons = {n["node"]: n["reason"] for n in again.report["int8"]["float_nodes"]}
+    assert reasons["conv2"] == "kept float by the recipe's decision"
     assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
+
+
+def test_a_candidate_that_fails_on_the_evaluation_data_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.install(monkeypatch, FAST_INT8)
+    monkeypatch.setattr(optimizer.Optimizer, "_compare", _comparing_without_int8(optimizer.Optimizer._compare))
+    result = run(tmp_path)
+    assert result.report["choice"] == "float"
+    assert "no int8: a shape does not fit" in result.report["warnings"]
+    assert [c["choice"] for c in result.report["candidates"]] == ["float", "original"]
+
+
+def _comparing_without_int8(compare: Any) -> Any:
+    def compared(self: Any, reference: Session, judging: Any, advance: Any) -> None:
+        if any(c.choice == "int8" for c in judging):
+            raise ModelError("a shape does not fit")
+        compare(self, reference, judging, advance)
+
+    return compared
+
+
+def test_gentler_ones_are_taken_from_all_over_the_list() -> None:
+    found = [Proposal(Decisions(f"mixed-{k}")) for k in range(2, 18)]
+    assert [p.decisions.choice for p in optimizer._spread(found, 5)] == [
+        "mixed-2", "mixed-6", "mixed-10", "mixed-13", "mixed-17",
+    ]  # fmt: skip
+    assert optimizer._spread(found[:3], 5) == found[:3]

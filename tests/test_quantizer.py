@@ -15,6 +15,7 @@ from edgeopt.feeds import random_feed
 from edgeopt.graph import constant, input_specs, is_op, opset
 from edgeopt.kernels import Kernels
 from edgeopt.oracle import Oracle
+from edgeopt.passes.int8_rules import scalar_factor
 from edgeopt.quant import Scheme
 from edgeopt.quantizer import Quantized, quantize
 from tests import models, tiny
@@ -125,9 +126,9 @@ def test_what_has_infinite_values_stays_float() -> None:
     done = run(model, samples=samples, oracle=oracle)
     assert done.int8["macs_int8_share"] == 1.0
     reasons = {n["node"]: n["reason"] for n in done.int8["float_nodes"]}
-    assert reasons["masked"] == "tensor 'mask' has infinite values on the calibration data"
+    assert reasons["masked"] == "tensor 'mask' has infinite values or NaN on the calibration data"
     assert done.warnings == [
-        "infinite values on the calibration data in m, mask: what computes or reads them stays float"
+        "infinite values or NaN on the calibration data in m, mask: what computes or reads them stays float"
     ]
 
 
@@ -201,6 +202,35 @@ def test_no_samples() -> None:
         run(tiny_net(), samples=[])
 
 
+def test_nan_that_the_model_masks_stays_float() -> None:
+    text = """g (float[N,4] x) => (float[N,8] y, float[N,4] z) <float[4,8] w, float[4] zero = {0, 0, 0, 0}>
+    { y = MatMul(x, w) [log] l = Log(x) n = IsNaN(l) [mask] z = Where(n, zero, l) }"""
+    model = shapes.infer(files.load(models.filled(text)).model)
+    done = run(model, samples=[Sample({"x": np.array([[1, -1, 2, 3]], np.float32)}, None)] * 4)
+    assert done.int8["macs_int8_share"] == 1.0
+    assert done.warnings == [
+        "infinite values or NaN on the calibration data in l: what computes or reads them stays float"
+    ]
+
+
+def test_nan_at_an_output_is_told_by_the_tensor_where_it_begins() -> None:
+    text = "g (float[N,4] x) => (float[N,8] y) <float[4,8] w> { l = Log(x) m = MatMul(l, w) y = Softmax(m) }"
+    model = shapes.infer(files.load(models.filled(text)).model)
+    with pytest.raises(DataError, match="tensor 'l': the model computes NaN on the calibration data"):
+        run(model, samples=[Sample({"x": np.array([[1, -1, 2, 3]], np.float32)}, None)])
+
+
+def test_an_output_that_is_left_out_is_not_observed() -> None:
+    text = """g (float[1,2,8,8] x) => (float[1,2,4,4] y) <float[2,2,3,3] w> {
+    a = Conv<pads=[1,1,1,1]>(x, w)
+    b = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
+    y = Conv<pads=[1,1,1,1]>(b, w) }"""
+    proto = models.filled(text)
+    proto.graph.node[1].output.append("")
+    model = shapes.infer(files.load(proto).model)
+    assert run(model).int8["macs_int8_share"] == 1.0
+
+
 def test_values_that_overflow_inside_the_model() -> None:
     model = shapes.infer(
         files.load(
@@ -226,6 +256,15 @@ def test_a_wrong_pass_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeopt.passes.quantize_int8.weight_axis", lambda node: int(node.name == "conv2"))
     with pytest.raises(CheckError, match="failed its check"):
         run(tiny_net())
+
+
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_product_behind_a_hard_sigmoid_runs_in_int8(op: str) -> None:
+    text = f"""g (float[N,3,8,8] x) => (float[N,8,8,8] y) <float[8,3,1,1] w, float[8,8,1,1] v, float k = {{1.2}}>
+    {{ a = Conv(x, w) h = HardSigmoid(a) m = {op}(h, k) y = Conv(m, v) }}"""
+    done = run(shapes.infer(files.load(models.filled(text)).model))
+    assert done.int8["float_nodes"] == []
+    assert done.int8["macs_int8_share"] == 1.0
 
 
 def test_a_node_that_the_runtime_leaves_in_float_is_planned_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +300,19 @@ def test_a_node_that_is_refused_in_every_round_is_told(monkeypatch: pytest.Monke
     found = {n["node"]: n["reason"] for n in done.int8["float_nodes"]}
     assert "as Float" in found["conv1"]
     assert "as Float" in found["add"]
+
+
+def test_what_reads_a_node_that_is_left_in_float_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Mul that is wrongly planned as another scale: only it goes back to float, not the layer that reads it."""
+    text = """g (float[N,3,8,8] x) => (float[N,8,8,8] y) <float[8,3,1,1] w, float[8,8,1,1] v, float k = {1.2}>
+    { [first] a = Conv(x, w) [curve] h = HardSigmoid(a) [times] m = Mul(h, k) [last] y = Conv(m, v) }"""
+    model = shapes.infer(files.load(models.filled(text)).model)
+    monkeypatch.setattr("edgeopt.passes.int8_plan._rescaling", lambda node, *_: scalar_factor(node))
+    done = run(model)
+    reasons = {n["node"]: n["reason"] for n in done.int8["float_nodes"]}
+    assert "onnxruntime computes it in float, as Mul" in reasons["times"]
+    assert list(reasons) == ["curve", "times"]
+    assert done.int8["macs_int8_share"] == 1.0
 
 
 def test_symmetric_int8_takes_no_relu_along() -> None:

@@ -25,11 +25,17 @@ class Machine:
     """
 
     def __init__(
-        self, regions: Regions, costs: Costs, together: Mapping[frozenset[str], float] | None = None, noise: float = 0.0
+        self,
+        regions: Regions,
+        costs: Costs,
+        together: Mapping[frozenset[str], float] | None = None,
+        noise: float = 0.0,
+        session: bool = False,
     ) -> None:
         self.regions, self.costs, self.together, self.noise = regions, costs, together or {}, noise
         self.built: list[frozenset[str]] = []
         self.raced: list[frozenset[str]] = []
+        self.session = cast("Any", "a session") if session else NOTHING
 
     def time_ms(self, int8: frozenset[str]) -> float:
         pairs = sum(ms for pair, ms in self.together.items() if pair <= int8)
@@ -44,7 +50,7 @@ class Machine:
             value = other_ms / time_ms
             return Ratio(value, (value - self.noise, value + self.noise))
 
-        trial = Trial(taken, NOTHING, NOTHING, time_ms, ratio(self.time_ms(frozenset())))
+        trial = Trial(taken, NOTHING, self.session, time_ms, ratio(self.time_ms(frozenset())))
         return trial, None if rival is None else ratio(rival.latency_ms)
 
     def race(self, trials: Sequence[Trial]) -> list[Ratio]:
@@ -154,6 +160,18 @@ def test_case_4_the_race_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert frozenset() not in machine.raced
     assert best.int8 == frozenset("abc")
     assert best.latency_ms == pytest.approx(machine.best_ms())
+
+
+def test_only_the_best_trial_keeps_its_memory() -> None:
+    costs = Costs(dict.fromkeys("abcd", 2.0), {"a": 3.0, "b": 1.0, "c": 2.5, "d": 1.0}, *SMALL_BORDERS)
+    machine = Machine(chain(1, 1, 1, 1, 1), costs, session=True)
+    found = RegionSearch(machine, seconds=1e9)
+    best = found.run()
+    found.measure(frozenset("a"))
+    unique = {id(t): t for t in found.trials.values()}.values()
+    assert len(unique) > 3
+    assert sum(t.session is not None for t in unique) <= 1
+    assert best in unique
 
 
 def test_the_time_limit_holds_and_the_first_splits_are_tried_all_the_same() -> None:

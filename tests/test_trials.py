@@ -33,6 +33,7 @@ def test_a_split_is_built_and_timed(calibrated: Calibrated) -> None:
     assert trial.int8 == {"conv2", "add"}
     assert against is None
     assert trial.latency_ms > 0
+    assert trial.model is not None
     assert sum(n.op_type == "QuantizeLinear" for n in trial.model.graph) >= 2
     times = bench.profile(trial)
     assert sum(n.latency_ms for n in times) == pytest.approx(trial.latency_ms)
@@ -47,6 +48,22 @@ def test_beside_a_rival(calibrated: Calibrated) -> None:
     assert against.median > 0
 
 
+def test_a_released_trial_can_be_profiled_and_raced(calibrated: Calibrated) -> None:
+    bench = trials(calibrated)
+    trial, _ = bench.run(["conv2"])
+    trial.release()
+    assert trial.model is None
+    assert any(n.op == "QLinearConv" for n in bench.profile(trial))
+    assert len(bench.race([trial])) == 1
+    _, against = bench.run(["conv1"], trial)
+    assert against is None  # a rival that is gone is not timed
+
+
+def test_layers_can_be_in_int8_alone(calibrated: Calibrated) -> None:
+    bench = trials(calibrated)
+    assert [u for u in bench.regions.units if bench.is_layer(u)] == ["conv1", "conv2", "dense"]
+
+
 def test_a_race(calibrated: Calibrated) -> None:
     bench = trials(calibrated)
     racers = [bench.run(["conv2"])[0], bench.run(["conv1"])[0]]
@@ -59,6 +76,7 @@ def test_what_has_no_choice_is_not_counted(calibrated: Calibrated) -> None:
     """An Add between float nodes stays float, whatever is asked."""
     trial, _ = trials(calibrated).run(["add"])
     assert trial.int8 == frozenset()
+    assert trial.model is not None
     assert not any(n.op_type == "QuantizeLinear" for n in trial.model.graph)
 
 

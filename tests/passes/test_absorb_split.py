@@ -270,6 +270,34 @@ def test_parts_of_one_value_are_concatenated_once() -> None:
     assert [v.name for v in concat.inputs if v is not None] == ["x"]
 
 
+DEEP = (
+    "g (float[1,4,2,2] x) => (float[A,B,C,D] y) <float[2,2,1,1] w, int64[2] k = {{2, 2}}> "
+    "{{ [a] v0, t = Split<axis = 1>(x, k) {} }}"
+)
+
+
+def test_a_long_chain_of_activations() -> None:
+    chain = " ".join(f"[r{k}] v{k + 1} = Relu(v{k})" for k in range(2000))
+    model = loaded(DEEP.format(f"{chain} p = Conv(v2000, w) q = Conv(t, w) y = Add(p, q)"))
+    (place,) = places(model)
+    assert [n for n in place.nodes if n.startswith("r")] == [f"r{k}" for k in range(2000)]
+    result = apply(model, ["a"])
+    assert "Split" not in op_histogram(result)
+    first = next(n for n in result.graph if n.name == "r0")
+    assert first.inputs[0] is result.graph.inputs[0]
+
+
+@pytest.mark.parametrize("end", ["", "z = Neg(v40)"])
+def test_stacked_diamonds_are_walked_once(end: str) -> None:
+    """2^40 paths lead to the last value; that nothing reads it, or something that needs it, is found all the same."""
+    body = " ".join(
+        f"a{k} = Relu(v{k}) b{k} = Sigmoid(v{k}) v{k + 1} = Concat<axis = 1>(a{k}, b{k})" for k in range(40)
+    )
+    end = end and f"{end} o = Shape(z)"
+    found = places(loaded(DEEP.format(f"{body} {end} y = Conv(t, w)")))
+    assert [len(place.nodes) for place in found] == ([] if end else [1 + 3 * 40 + 1])
+
+
 DISTILLED = (
     "g (float[1,3,8,8] x) => (float[A,B,C,D] y) <float[12,3,3,3] w0, float[12,12,3,3] w1, float[12,9,3,3] w2, "
     "float[3,9,3,3] w3, float[12,9,1,1] w4, float[3,12,1,1] w5, int64[2] k = {3, 9}> {"

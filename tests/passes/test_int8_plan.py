@@ -319,6 +319,15 @@ def test_a_product_of_a_product() -> None:
     assert list(planned(graph(body, f"{CONV}, float k = {{0.5}}")).rescaled) == ["s"]
 
 
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_product_of_a_hard_sigmoid_is_a_product(op: str) -> None:
+    body = f"[c] h = Conv(x, w) [s] s = HardSigmoid(h) [o] p = {op}(s, k) [d] y = Conv(p, w)"
+    found = planned(graph(body, f"{CONV}, float k = {{0.5}}"))
+    assert found.nodes == {"c", "s", "o", "d"}
+    assert found.rescaled == {}
+    assert found.tensors == ["x", "h", "s", "p", "y"]
+
+
 def test_scores_that_float_nodes_read_stay_float() -> None:
     body = "[m] h = MatMul(x, w) [n] s = Mul(h, k) [e] y = Softmax(s)"
     found = planned(graph(body, "float[4,3] w, float k = {0.5}", "float[N,4] x"))
@@ -477,3 +486,11 @@ def test_what_the_user_keeps_float(kept: str) -> None:
 
 def test_shape_arithmetic_is_not_worth_a_word() -> None:
     assert planned(graph("s = Shape(x) [k] y = Cast<to=1>(s)")).reasons == {}
+
+
+def test_a_node_with_the_name_of_an_operator_type() -> None:
+    net = models.model("""
+g (float[1,2,8,8] x) => (float[1,2,8,8] y) <float[2,2,1,1] w = {1,2,3,4}>
+{ [Conv] a = Conv(x, w)  [Conv_1] y = Conv(a, w) }""")
+    assert plan(net, frozenset({"Conv"})).nodes == {"Conv_1"}  # the name goes before the type
+    assert plan(net, frozenset({"MatMul"})).nodes == {"Conv", "Conv_1"}
