@@ -99,7 +99,7 @@ class RegionSearch:
         unique = {trial.int8: trial for trial in self.trials.values() if trial.int8 and trial is not best}
         fastest = sorted(unique.values(), key=lambda t: -t.speedup.median)[: _RACERS - 1]
         racers = [best, *fastest] if best.int8 else fastest
-        if len(racers) < 2 and best.int8:
+        if not racers or racers == [best]:
             return best
         for racer, speedup in zip(racers, self._bench.race(racers), strict=True):
             racer.speedup = speedup
