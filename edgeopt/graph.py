@@ -14,6 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Dims = tuple[int | str | None, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+_SHARED_LIMIT_BYTES = 65_536  # what a rewrite of one reader may store a second time
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,15 @@ def only_consumer(value: ir.Value) -> ir.Node | None:
     if len(uses) != 1 or value.is_graph_output():
         return None
     return next(iter(uses)).node
+
+
+def stored_twice(weight: ir.Value | None) -> str | None:
+    """Why one reader's weight should not be rewritten: it is large, and others still need it as it is."""
+    others = len(weight.uses()) - 1 if weight is not None else 0
+    tensor = constant_tensor(weight)
+    if weight is not None and others and tensor is not None and tensor.nbytes > _SHARED_LIMIT_BYTES:
+        return f"the weight {weight.name!r} is shared with {others} other nodes and would be stored twice"
+    return None
 
 
 def has_subgraph(node: ir.Node) -> bool:

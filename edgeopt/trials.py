@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ class Trials:
         static = resolve(model, dims_of_feed(model, self._feed)).model
         values = [*static.graph.inputs, *(o for n in static.graph for o in n.outputs)]
         shapes = {v.name or "": static_shape(v) for v in values}
-        return {name: _product(shape) for name, shape in shapes.items() if shape is not None}
+        return {name: math.prod(shape) for name, shape in shapes.items() if shape is not None}
 
     def is_layer(self, unit: str) -> bool:
         """Whether the unit can run in int8 between float ones: Conv, Gemm and MatMul can."""
@@ -141,10 +142,3 @@ class Trials:
         model = trial.model or self._drafted(trial.int8)[0]
         runs = min(max(int(_PROFILE_S * 1e3 / trial.latency_ms), _PROFILED_RUNS[0]), _PROFILED_RUNS[1])
         return per_node(model, self._feed, trial.latency_ms, self._threads, runs)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result

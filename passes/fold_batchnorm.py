@@ -28,16 +28,14 @@ from edgeopt.graph import (
     Array,
     attribute,
     constant,
-    constant_tensor,
     constant_value,
     input_or_none,
     is_op,
     only_consumer,
     opset,
+    stored_twice,
 )
 from edgeopt.rewrite import Answer, Rewrite, Skip
-
-_SHARED_LIMIT_BYTES = 65_536
 
 
 def affine(node: ir.Node) -> tuple[Array, Array] | None:
@@ -132,12 +130,7 @@ def _layer_unfit(producer: ir.Node, product: ir.Value, node: ir.Node) -> str | N
         return f"the output of {producer.name!r} is read by other nodes too"
     if producer.graph is not node.graph:
         return f"{producer.name!r} lies in another graph"
-    weight = input_or_none(producer, 1)
-    others = len(weight.uses()) - 1 if weight is not None else 0
-    tensor = constant_tensor(weight)
-    if weight is not None and others and tensor is not None and tensor.nbytes > _SHARED_LIMIT_BYTES:
-        return f"the weight {weight.name!r} is shared with {others} other nodes and would be stored twice"
-    return None
+    return stored_twice(input_or_none(producer, 1))
 
 
 def _fold(producer: ir.Node, weight: Array, bias: Array, scale: Array, shift: Array) -> tuple[Array, Array]:

@@ -26,16 +26,14 @@ from edgeopt.graph import (
     Array,
     attribute,
     constant,
-    constant_tensor,
     constant_value,
     dims_of,
     input_or_none,
     is_op,
     only_consumer,
+    stored_twice,
 )
 from edgeopt.rewrite import Answer, Rewrite, Skip
-
-_SHARED_LIMIT_BYTES = 65_536
 
 
 def reordered(weight: Array, sizes: tuple[int, ...], order: tuple[int, ...], axis: int) -> Array:
@@ -133,12 +131,7 @@ def _unfit(node: ir.Node, weight: Array | None, elements: int) -> str | None:
         return "transA is set"
     if weight.ndim != 2 or weight.shape[_axis(node)] != elements:
         return f"its weights have shape {list(weight.shape)}, not one row for each of {elements} elements"
-    value = input_or_none(node, 1)
-    others = len(value.uses()) - 1 if value is not None else 0
-    tensor = constant_tensor(value)
-    if value is not None and others and tensor is not None and tensor.nbytes > _SHARED_LIMIT_BYTES:
-        return f"the weight {value.name!r} is shared with {others} other nodes and would be stored twice"
-    return None
+    return stored_twice(input_or_none(node, 1))
 
 
 def _rewrite(node: ir.Node, flattening: ir.Node, transpose: ir.Node, source: ir.Value, weight: Array) -> Rewrite:

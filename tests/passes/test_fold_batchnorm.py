@@ -4,9 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeopt import files, shapes
+from edgeopt import files, graph, shapes
 from edgeopt.graph import constant, op_histogram
-from edgeopt.passes import fold_batchnorm
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm, affine, fold_conv, fold_conv_transpose, fold_gemm
 from tests.models import assert_same, checked, filled, loaded
 
@@ -293,7 +292,7 @@ def test_8_folded_weights_that_overflow() -> None:
 
 
 def test_9_large_shared_weights_are_not_stored_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_batchnorm, "_SHARED_LIMIT_BYTES", 100)
+    monkeypatch.setattr(graph, "_SHARED_LIMIT_BYTES", 100)
     text = (
         f"g (float[1,3,4,4] x) => (float[1,4,2,2] y, float[1,4,2,2] v) <float[4,3,3,3] w, {TWO}> "
         "{ t = Conv(x, w) y = BatchNormalization(t, gamma, beta, mean, var) n = Neg(x) v = Conv(n, w) }"

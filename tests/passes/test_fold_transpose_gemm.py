@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from edgeopt import graph
 from edgeopt.graph import op_histogram
-from edgeopt.passes import fold_transpose_gemm
 from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm, reordered
 from tests.models import assert_same, checked, loaded
 
@@ -155,7 +155,7 @@ def test_9_a_small_shared_weight_is_stored_twice() -> None:
 
 
 def test_9_a_large_shared_weight_is_not_stored_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_transpose_gemm, "_SHARED_LIMIT_BYTES", 100)
+    monkeypatch.setattr(graph, "_SHARED_LIMIT_BYTES", 100)
     before = loaded(SHARED)
     after, report = checked(FoldTransposeGemm(), before)
     assert after is before
