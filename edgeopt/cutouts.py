@@ -30,7 +30,7 @@ from edgeopt.runtime import Level, Session
 _CHUNK_ELEMENTS = 20_000_000
 _CHUNK_BYTES = 200_000_000
 _BATCH_SIZE = 2  # for an open first axis
-_OTHER_SIZE = 16  # for other open axes: larger than usual kernels
+_OTHER_SIZE = 16  # for other open axes: larger than usual kernels; each further symbol is one more
 _MAGNITUDES = (1.0, 30.0)  # the second reaches clips and saturations that N(0, 1) does not
 _FLOAT64_FACTOR = 4.0
 
@@ -90,8 +90,9 @@ def _input_shapes(case: Case) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]
         dtype, dims = dtype_of(value), dims_of(value)
         if dtype is None or dims is None:
             return f"the type or rank of {value.name!r} is unknown"
-        if dims and isinstance(dims[0], str):
-            symbols.setdefault(dims[0], _BATCH_SIZE)
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, str):  # distinct sizes, so that a rewrite that mistakes one for another shows
+                symbols.setdefault(dim, _OTHER_SIZE + len(symbols) if axis else _BATCH_SIZE)
         dims = dims if not dims or dims[0] is not None else (_BATCH_SIZE, *dims[1:])
         shapes[name] = (dtype, shapes_with(dims, symbols, _OTHER_SIZE))
     return shapes

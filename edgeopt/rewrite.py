@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.graph import Names, constant_tensor, graphs, has_subgraph
+from edgeopt.node_types import infer_outputs
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,25 @@ class Rewrite:
     outputs: tuple[tuple[ir.Value, ir.Value], ...] = ()
 
 
+@dataclass(frozen=True)
+class Pays:
+    """For which targets a rule pays.
+
+    Attributes:
+        everywhere: Fewer operations, multiplications or bytes on any runtime. Otherwise it helps some and hurts
+            others: plain ``simplify`` applies it where its own fixed conditions hold, while ``optimize``, and
+            ``simplify`` with a device, decide by that device's costs.
+        why: In a few words.
+    """
+
+    everywhere: bool
+    why: str
+
+
+EVERYWHERE = Pays(True, "fewer operations, multiplications or bytes on any runtime")
 Answer = Rewrite | Skip | None
+ORIGIN_KEY = "edgeopt.origin"  # in a node's metadata: the rule that made it, and the nodes it was made of
+_MOST_ORIGINS = 8
 CLEAN_UP = "*"  # stands where a node's name would: the rule as a whole, or its clean-up
 
 
@@ -62,6 +81,7 @@ class Rule(Protocol):
     Attributes:
         name: As reports and recipes call it.
         ops: Operator types it can start from (standard domain); None for all nodes.
+        pays: For which targets it pays.
     """
 
     @property
@@ -69,6 +89,9 @@ class Rule(Protocol):
 
     @property
     def ops(self) -> frozenset[str] | None: ...  # noqa: D102
+
+    @property
+    def pays(self) -> Pays: ...  # noqa: D102
 
     def prepare(self, model: ir.Model) -> Any:
         """Whatever ``match`` wants to know of the whole model; None if nothing."""
@@ -150,7 +173,7 @@ def apply(
             if cases:
                 result.cases.append(_cut_out(anchor, answer))
             neighbours = _neighbours(answer)
-            _replace(answer, names)
+            _replace(answer, names, rule.name, model)
             if cases:
                 new_names = (new.name or "" for _, new in answer.outputs)
                 result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
@@ -208,8 +231,9 @@ def _interface_problem(rewrite: Rewrite) -> str | None:
     return None
 
 
-def _replace(rewrite: Rewrite, names: Names) -> None:
+def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None:
     graph = rewrite.nodes[0].graph
+    origin = _origin(rule, rewrite.nodes)
     assert graph is not None  # the driver only matches nodes that are in a graph
     wanted = {node: node.name for node in rewrite.replacement}
     folded: set[ir.Value] = set()
@@ -221,6 +245,7 @@ def _replace(rewrite: Rewrite, names: Names) -> None:
                 graph.register_initializer(value)
         for value in node.outputs:
             value.name = names.fresh(value.name or f"{node.name}/output")
+        node.metadata_props.setdefault(ORIGIN_KEY, origin)
     if rewrite.replacement:
         graph.insert_before(rewrite.nodes[0], rewrite.replacement)
     for old, new in rewrite.outputs:
@@ -235,16 +260,33 @@ def _replace(rewrite: Rewrite, names: Names) -> None:
         if old.is_graph_output():  # the interface keeps its name, type and dims
             new.name, new.type, new.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
+    for node in rewrite.replacement:
+        infer_outputs(node, model.opset_imports, model.ir_version)
     for node in rewrite.nodes:
         if not any(o.uses() or o.is_graph_output() for o in node.outputs):
             _remove(node)
     for node in rewrite.replacement:  # what takes a place takes its name: reports and anchors stay readable
         if any(n.graph is None and n.name == wanted[node] for n in rewrite.nodes):
             node.name = wanted[node]
+            taken = next(n for n in rewrite.nodes if n.graph is None and n.name == wanted[node])
+            for key, text in taken.metadata_props.items():
+                node.metadata_props.setdefault(key, text)
     for old, new in rewrite.outputs:
         gone = (producer := old.producer()) is not None and producer.graph is None
         if gone and (new.producer() in rewrite.replacement or new in folded):
             new.name = old.name
+
+
+def _origin(rule: str, nodes: Sequence[ir.Node]) -> str:
+    """``rule: names of the model's own nodes``; what earlier rewrites had made stands for what they were made of."""
+    sources: dict[str, None] = {}
+    for node in reversed(nodes):
+        made = node.metadata_props.get(ORIGIN_KEY)
+        names = made.split(": ", 1)[1].split(", ") if made is not None and ": " in made else [node.name or node.op_type]
+        sources.update(dict.fromkeys(names))
+    listed = list(sources)
+    more = [f"… {len(listed) - _MOST_ORIGINS} more"] if len(listed) > _MOST_ORIGINS else []
+    return f"{rule}: {', '.join(listed[:_MOST_ORIGINS] + more)}"
 
 
 def _cut_out(anchor: str, rewrite: Rewrite) -> Case:

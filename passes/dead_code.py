@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeopt.graph import graphs
-from edgeopt.rewrite import Answer, Rewrite
+from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite
 
 
 class DeadCode:
@@ -22,6 +22,7 @@ class DeadCode:
 
     name = "dead_code"
     ops = None
+    pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> None:
         """Nothing to prepare."""

@@ -35,7 +35,7 @@ from edgeopt.graph import (
     opset,
     stored_twice,
 )
-from edgeopt.rewrite import Answer, Rewrite, Skip
+from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 
 def affine(node: ir.Node) -> tuple[Array, Array] | None:
@@ -71,6 +71,7 @@ class FoldBatchnorm:
 
     name = "fold_batchnorm"
     ops = frozenset({"BatchNormalization"})
+    pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> int:
         """The opset: below 7 a BatchNormalization without is_test=1 trains."""

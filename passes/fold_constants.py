@@ -36,7 +36,7 @@ from edgeopt.graph import (
     weight_tensors,
 )
 from edgeopt.ops import is_random
-from edgeopt.rewrite import Answer, Rewrite, Skip
+from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 from edgeopt.runtime import Level, Session, as_array
 from edgeopt.shapes import infer
 
@@ -151,6 +151,7 @@ class FoldConstants:
 
     name = "fold_constants"
     ops = None
+    pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> _Constants:
         """Find the constant part of each graph and compute it, all of it in one onnxruntime session if it fits."""

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import attribute, constant, constant_tensor, dims_of, input_or_none, is_op, opset
-from edgeopt.rewrite import Answer, Rewrite, Skip
+from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 _TAKERS = ("Conv", "AveragePool")
 
@@ -31,6 +31,7 @@ class FoldPad:
 
     name = "fold_pad"
     ops = frozenset(_TAKERS)
+    pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> int:
         """The opset: Pad has inputs from opset 11, attributes before."""

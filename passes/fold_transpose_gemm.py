@@ -33,7 +33,7 @@ from edgeopt.graph import (
     only_consumer,
     stored_twice,
 )
-from edgeopt.rewrite import Answer, Rewrite, Skip
+from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 
 def reordered(weight: Array, sizes: tuple[int, ...], order: tuple[int, ...], axis: int) -> Array:
@@ -54,6 +54,7 @@ class FoldTransposeGemm:
 
     name = "fold_transpose_gemm"
     ops = frozenset({"Gemm", "MatMul"})
+    pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> Any:
         """Nothing to know beforehand."""

@@ -27,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import Array, attribute, constant, dims_of, input_or_none, is_op, opset, static_shape
-from edgeopt.rewrite import Answer, Rewrite
+from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite
 
 
 def _always(node: ir.Node) -> bool:
@@ -194,6 +194,7 @@ class RemoveNoops:
 
     name = "remove_noops"
     ops = frozenset(_UNARY) | frozenset(_NEUTRAL)
+    pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> int:
         """The opset: a Dropout below 7 trains unless is_test=1; a Pow or Add below 7 broadcasts by attribute."""

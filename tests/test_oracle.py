@@ -11,7 +11,7 @@ from edgeopt import cutouts, oracle, rewrite
 from edgeopt.cutouts import Verdict
 from edgeopt.oracle import Oracle, PassReport, run_checked
 from edgeopt.passes.remove_noops import RemoveNoops
-from edgeopt.rewrite import CLEAN_UP, Answer, Rewrite, Skip
+from edgeopt.rewrite import CLEAN_UP, EVERYWHERE, Answer, Rewrite, Skip
 from tests.models import assert_same, loaded, model
 
 NET = "g (float[N,4] x) => (float[N,3] y) <float[4,3] w, float[3] b> { t = MatMul(x, w) u = Add(t, b) y = Tanh(u) }"
@@ -141,6 +141,7 @@ def test_models_that_cannot_be_compared_as_a_whole(text: str, problem: str) -> N
 # ------------------------------------------------------------------------------------------------ run_checked
 class Rule:
     name = "rule"
+    pays = EVERYWHERE
     ops: frozenset[str] | None = None
 
     def __init__(

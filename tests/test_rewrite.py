@@ -9,7 +9,7 @@ import pytest
 
 from edgeopt import files, saving
 from edgeopt.graph import constant, graphs, op_histogram
-from edgeopt.rewrite import CLEAN_UP, Answer, Rewrite, Skip, apply
+from edgeopt.rewrite import CLEAN_UP, EVERYWHERE, Answer, Rewrite, Skip, apply
 from tests.models import loaded
 
 
@@ -21,6 +21,8 @@ class Made:
     def __init__(self, match: Callable[[ir.Node], Answer], ops: frozenset[str] | None = None, removes: int = 0) -> None:
         self._match, self.ops, self._removes = match, ops, removes
         self.seen: list[str | None] = []
+
+    pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> Any:
         return len(model.graph)

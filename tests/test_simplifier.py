@@ -9,7 +9,7 @@ from edgeopt import files, saving, simplifier
 from edgeopt.graph import is_op
 from edgeopt.oracle import Oracle
 from edgeopt.passes import EXACT
-from edgeopt.rewrite import Answer
+from edgeopt.rewrite import EVERYWHERE, Answer
 from edgeopt.simplifier import Simplified, simplify
 from tests import models, tiny
 
@@ -26,7 +26,8 @@ class Spoil:
     """A rule that does nothing but change the model in its clean-up, as no check of a place would see."""
 
     name = "spoil"
-    ops = ("Relu",)
+    ops = frozenset({"Relu"})
+    pays = EVERYWHERE
 
     def __init__(self, change: Any) -> None:
         self.change = change
