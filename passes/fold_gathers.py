@@ -74,7 +74,7 @@ def _counted(indices: Array, size: int | None) -> Array | None:
 
 def _gather(nodes: tuple[ir.Node, ...], source: ir.Value, indices: Array, axis: int) -> Rewrite:
     name = nodes[0].name
-    stored = constant_value(f"{name}/indices", np.ascontiguousarray(indices))
+    stored = constant_value(f"{name}/indices", np.array(indices, order="C"))
     return by_node(nodes, "Gather", [source, stored], [ir.AttrInt64("axis", axis)])
 
 
