@@ -29,8 +29,9 @@ from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 _WRAPPING = (ir.DataType.INT32, ir.DataType.INT64)
-_MIXING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax", "BatchNormalization", "LayerNormalization") + (
-    "InstanceNormalization",
+_MIXING = (
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax"),
+    *("BatchNormalization", "LayerNormalization", "InstanceNormalization"),
 )
 _TRIMMED = ("MaxPool", "LayerNormalization")
 

@@ -43,5 +43,12 @@ class ConstantsToInitializers:
         if tensor is None or output.is_graph_output() or not output.uses():
             return None
         shape = ir.Shape(tensor.shape.numpy())
-        new = ir.Value(name=output.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=shape)
+        new = ir.Value(name=output.name, const_value=_own(tensor), type=ir.TensorType(tensor.dtype), shape=shape)
         return by_value((node,), new)
+
+
+def _own(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same content under a name of its own: copies of a model share the tensors of Constant nodes."""
+    if tensor.dtype == ir.DataType.STRING:
+        return ir.StringTensor(tensor.numpy(), shape=ir.Shape(tensor.shape.numpy()))
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype)

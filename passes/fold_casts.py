@@ -88,8 +88,10 @@ def holds(wide: ir.DataType, narrow: ir.DataType) -> bool:
         bits = _INTEGERS[narrow] - (narrow in _SIGNED)
         if wide in _FLOATS:
             return bits <= _FLOATS[wide][0] and wide not in (T.FLOAT16, T.BFLOAT16)
-        return wide in _INTEGERS and not (narrow in _SIGNED and wide in _UNSIGNED) and (
-            _INTEGERS[wide] - (wide in _SIGNED) >= bits
+        return (
+            wide in _INTEGERS
+            and not (narrow in _SIGNED and wide in _UNSIGNED)
+            and (_INTEGERS[wide] - (wide in _SIGNED) >= bits)
         )
     if narrow in _FLOATS and wide in _FLOATS:
         return all(w >= n for w, n in zip(_FLOATS[wide], _FLOATS[narrow], strict=True))

@@ -3,10 +3,11 @@
 1. Pad of a Pad: one Pad by the sum, if both fill with the same constant value, or both repeat the edge
 2. Slice that takes only what was there before the Pad: Slice of that, or nothing if it takes all of it
 
-Not folded: amounts, axes or values that are not constant, or axes of unknown rank (3), Pads that crop (4), modes or values
-that differ, reflect and wrap (5), a first Pad that is read elsewhere or is an output (6), Slices that take part of the
-border, or of axes of open size (7).
-Exact: the same elements. Attributes up to opset 10, inputs from 11, axes from 18.
+Not folded: amounts, axes or values that are not constant, or axes of unknown rank (3), Pads that crop (4), modes or
+values that differ, reflect and wrap (5), a first Pad that is read elsewhere or is an output (6), Slices that take
+part of the border, or of axes of open size (7).
+Exact: the same elements. Attributes up to opset 10, inputs from 11,
+axes from 18.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@
 3. Two of those in a row: floor(floor(i / s) / t) = floor(i / (s t)), one Resize
 4. A region of interest in a mode that ignores it: dropped (opset 13 and later)
 
-Not folded: sizes or scales that are not constant (5), open dimensions (6), fractions (7), other modes, and roundings for
-which element i does not come from floor(i / s) (8), axes of opset 18, keep_aspect_ratio_policy, antialias (9), a first
-Resize that others read or that is an output (10). Upsample (up to opset 9) and Resize of opset 10 have other rules (11).
+Not folded: sizes or scales that are not constant (5), open dimensions (6), fractions (7), other modes, and roundings
+for which element i does not come from floor(i / s) (8), axes of opset 18, keep_aspect_ratio_policy, antialias (9), a
+first Resize that others read or that is an output (10). Upsample (up to opset 9) and Resize of opset 10 have other
+rules (11).
 Exact: elements are copied.
 """
 
