@@ -102,7 +102,7 @@ def _rewrite(node: ir.Node, twin: ir.Node) -> Rewrite | None:
         if k >= len(twin.outputs) or twin.outputs[k].name == "":
             return None
         pairs.append((value, twin.outputs[k]))
-    return Rewrite((node,), (), tuple(pairs)) if pairs else None
+    return Rewrite((node, twin), (), tuple(pairs)) if pairs else None  # the twin stays, and the check sees both
 
 
 def _key(node: ir.Node, version: int) -> Hashable:

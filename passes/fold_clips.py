@@ -59,8 +59,8 @@ class FoldClips:
             return None
         if node.op_type in (*_WHOLE, "Abs", "Sign"):
             return _repeated(node)
-        if node.op_type == "Relu" and non_negative(node.inputs[0]):
-            return by_value((node,), node.inputs[0]) if node.inputs[0] is not None else None
+        if node.op_type == "Relu" and (sure := _superfluous(node)) is not None:
+            return sure
         outer = clamp(node, state)
         if outer is None or isinstance(outer, str):
             return _named(node, outer)
@@ -180,11 +180,19 @@ def _repeated(node: ir.Node) -> Rewrite | None:
     if value is None or inner is None:
         return None
     same = node.op_type == inner.op_type or {node.op_type, inner.op_type} <= set(_WHOLE)
+    if inner.graph is not node.graph:
+        return None
     if is_op(inner, *_WHOLE, "Abs", "Sign") and same:
-        return by_value((node,), value)
-    if node.op_type == "Abs":
-        if non_negative(value):
-            return by_value((node,), value)
-        if is_op(inner, "Neg") and inner.graph is node.graph:
-            return by_node((node, inner), "Abs", [inner.inputs[0]])
-    return None
+        return by_value((node, inner), value)
+    if node.op_type != "Abs":
+        return None
+    return by_node((node, inner), "Abs", [inner.inputs[0]]) if is_op(inner, "Neg") else _superfluous(node)
+
+
+def _superfluous(node: ir.Node) -> Rewrite | None:
+    """Case 3; the nodes that tell the sign stay, and the check sees them."""
+    value = node.inputs[0]
+    evidence = non_negative(value)
+    if value is None or evidence is None or any(n.graph is not node.graph for n in evidence):
+        return None
+    return by_value((node, *evidence), value)
