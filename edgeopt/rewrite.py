@@ -30,10 +30,11 @@ class Skip:
 
 @dataclass(frozen=True)
 class Hit:
-    """A place that a rule rewrote: the matched node (``anchor``) and all nodes it replaced."""
+    """A place that a rule rewrote: the matched node (``anchor``), all nodes it replaced, and the new ones."""
 
     anchor: str
     nodes: tuple[str, ...]
+    made: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,55 @@ class Applied:
     removed_initializers: int = 0
 
 
+class Workspace:
+    """What all rules that run on one model share: its names, and its nodes by operator type, in graph order.
+
+    Args:
+        model: The model that the rules change; whoever changes it otherwise calls ``refresh``.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.names = Names(model)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the nodes anew."""
+        self._place: dict[ir.Node, tuple[int, ...]] = {}
+        self._by_op: dict[str, list[ir.Node]] = {}
+        for graph in graphs(self.model):
+            for node in graph:
+                self._place[node] = (len(self._place),)
+                self._by_op.setdefault(node.op_type, []).append(node)
+
+    def nodes(self, ops: Collection[str] | None) -> Iterable[ir.Node]:
+        """The nodes of these types (all, if None), in graph order."""
+        if ops is None:
+            return [node for graph in graphs(self.model) for node in graph]
+        found: list[ir.Node] = []
+        for op in ops:
+            present = [n for n in self._by_op.get(op, ()) if n.graph is not None and n.op_type == op]
+            if present:
+                self._by_op[op] = present
+                found += present
+        return sorted(found, key=self._place.__getitem__)
+
+    def add(self, rewrite: Rewrite) -> None:
+        """Take up the new nodes, at the place of the node that they replace."""
+        place = self._place.get(rewrite.nodes[0], ())
+        for k, node in enumerate((*rewrite.replacement, *(n for r in rewrite.replacement for n in _inner_nodes(r)))):
+            self._place[node] = (*place, len(self._place), k)
+            self._by_op.setdefault(node.op_type, []).append(node)
+
+
 def apply(
-    rule: Rule, model: ir.Model, *, veto: Collection[str] = (), limit: int | None = None, cases: bool = True
+    rule: Rule,
+    model: ir.Model,
+    *,
+    veto: Collection[str] = (),
+    limit: int | None = None,
+    cases: bool = True,
+    workspace: Workspace | None = None,
 ) -> Applied:
     """Apply a rule wherever it matches, in place.
 
@@ -138,13 +186,14 @@ def apply(
         veto: Names of nodes at which no match may start; ``CLEAN_UP`` stands for the rule's ``finish``.
         limit: Stop after this many rewrites (the oracle bisects with it).
         cases: Record what was rewritten, for the oracle.
+        workspace: Of this model, if several rules run on it.
     """
     state = rule.prepare(model)
-    names = Names(model)
+    workspace = workspace or Workspace(model)
     result = Applied()
     skips: dict[str, Skip] = {}
-    queue: deque[ir.Node] = deque()
-    queued: set[ir.Node] = set()
+    queue: deque[ir.Node] = deque(workspace.nodes(rule.ops))
+    queued: set[ir.Node] = set(queue)
 
     def enqueue(nodes: Iterable[ir.Node | None]) -> None:
         for node in nodes:
@@ -152,35 +201,38 @@ def apply(
                 queued.add(node)
                 queue.append(node)
 
-    for graph in graphs(model):
-        enqueue(graph)
     while queue and (limit is None or len(result.hits) < limit):
         node = queue.popleft()
         queued.discard(node)
         if node.graph is None or node.name in veto:
             continue
         answer = rule.match(node, state)
+        if answer is None:
+            if skips:
+                skips.pop(node.name or "", None)
+            continue
         anchor = node.name or ""
         skips.pop(anchor, None)
         if isinstance(answer, Skip):
             skips[anchor] = answer
-        elif isinstance(answer, Rewrite):
-            reason = _interface_problem(answer)
-            if reason is not None:
-                skips[anchor] = Skip(anchor, reason)
-                continue
-            old_names = [old.name or "" for old, _ in answer.outputs]
-            if cases:
-                result.cases.append(_cut_out(anchor, answer))
-            neighbours = _neighbours(answer)
-            _replace(answer, names, rule.name, model)
-            if cases:
-                new_names = (new.name or "" for _, new in answer.outputs)
-                result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
-            gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
-            result.hits.append(Hit(anchor, gone))
-            enqueue(answer.replacement)
-            enqueue(n for n in neighbours if n.graph is not None)
+            continue
+        reason = _interface_problem(answer)
+        if reason is not None:
+            skips[anchor] = Skip(anchor, reason)
+            continue
+        old_names = [old.name or "" for old, _ in answer.outputs]
+        if cases:
+            result.cases.append(_cut_out(anchor, answer))
+        neighbours = _neighbours(answer)
+        _replace(answer, workspace.names, rule.name, model)
+        workspace.add(answer)
+        if cases:
+            new_names = (new.name or "" for _, new in answer.outputs)
+            result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
+        gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
+        result.hits.append(Hit(anchor, gone, tuple(n.name or "" for n in answer.replacement)))
+        enqueue(answer.replacement)
+        enqueue(n for n in neighbours if n.graph is not None)
     if limit is None and CLEAN_UP not in veto:
         result.removed_initializers = rule.finish(model)
     result.skips = list(skips.values())

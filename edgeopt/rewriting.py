@@ -19,6 +19,7 @@ import onnx_ir as ir
 from edgeopt import exporters, files, latency, saving, shapes
 from edgeopt.calibration import open_dataset
 from edgeopt.calibration.statistics import check_range
+from edgeopt.collecting import without_collecting
 from edgeopt.decisions import FLOAT, INT8
 from edgeopt.effort import EFFORTS
 from edgeopt.errors import UsageError
@@ -49,6 +50,7 @@ _MEASURE_S = 3.0
 _QUICK_MEASURE_S = 1.0
 
 
+@without_collecting
 def simplify(
     model: Any,
     *,
