@@ -24,8 +24,9 @@ from edgeopt.errors import ModelError
 from edgeopt.feeds import random_array
 from edgeopt.graph import STANDARD_DOMAINS, Array, dims_of, dtype_of, shapes_with
 from edgeopt.parity import channel_errors, channel_shares, exact_bound, float_channel_errors, is_float
+from edgeopt.protos import rename_bodies
 from edgeopt.rewrite import Case
-from edgeopt.runtime import Level, Session
+from edgeopt.runtime import Level, Session, as_array
 
 _CHUNK_ELEMENTS = 20_000_000
 _CHUNK_BYTES = 200_000_000
@@ -121,6 +122,7 @@ def _renamed(node: onnx.NodeProto, prefix: str, name: str) -> onnx.NodeProto:
     copy.input.extend(prefix + n if n else "" for n in node.input)
     copy.output.extend(prefix + n if n else "" for n in node.output)
     copy.name = name
+    rename_bodies(copy, lambda name: prefix + name)
     return copy
 
 
@@ -130,6 +132,8 @@ def _as_model(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, model: ir
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
+    if any(n.domain not in STANDARD_DOMAINS for n in nodes):
+        proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values())
     return proto
 
 
@@ -175,9 +179,12 @@ def _run_chunk(
                 graph.output.append(onnx.ValueInfoProto(name=out))
     session = Session(_as_model(nodes, graph, model).SerializeToString(), Level.NONE)
     found = session.run(feed)
+    arrays = {name: as_array(value) for name, value in found.items()}
+    if any(a is None for a in arrays.values()):
+        raise ModelError("an output is no tensor")
+    given = {name: a for name, a in arrays.items() if a is not None}
     return [
-        [(np.asarray(found[f"{k}/old{j}"]), np.asarray(found[f"{k}/new{j}"])) for j in range(len(case.outputs))]
-        for k, case in enumerate(cases)
+        [(given[f"{k}/old{j}"], given[f"{k}/new{j}"]) for j in range(len(case.outputs))] for k, case in enumerate(cases)
     ]
 
 

@@ -9,15 +9,17 @@ nodes before and after, which the oracle runs side by side.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import onnx
 import onnx_ir as ir
 
-from edgeopt.graph import Names, constant_tensor, graphs, has_subgraph
+from edgeopt.graph import Names, captured_values, constant_tensor, graphs, has_subgraph
 from edgeopt.node_types import infer_outputs
+from edgeopt.protos import rename_bodies
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,10 @@ def _origin(rule: str, nodes: Sequence[ir.Node]) -> str:
     return f"{rule}: {', '.join(listed[:_MOST_ORIGINS] + more)}"
 
 
+def _inner_name(outer: Mapping[str, str], prefix: str, name: str) -> str:
+    return outer.get(name, prefix + name)
+
+
 def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
     """Write down both versions of the place while both still exist."""
     case = Case(anchor, [], [], [], {}, {})
@@ -312,12 +318,13 @@ def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
 
     def write(nodes: Sequence[ir.Node], prefix: str, into: list[onnx.NodeProto]) -> None:
         for k, node in enumerate(nodes):
-            if has_subgraph(node):
-                case.uncheckable = f"{node.op_type} has a body"
             inputs = [name_of(v) if v is not None else "" for v in node.inputs]
+            outer = {v.name or "": name_of(v) for v in captured_values(node)} if has_subgraph(node) else {}
             for j, value in enumerate(node.outputs):
                 inner[id(value)] = f"{prefix}{k}_{j}"
             proto = ir.serde.serialize_node(node)
+            if has_subgraph(node):
+                rename_bodies(proto, partial(_inner_name, outer, f"{prefix}{k}/"))
             del proto.input[:], proto.output[:]
             proto.input.extend(inputs)
             used = [inner[id(v)] if v.name != "" else "" for v in node.outputs]

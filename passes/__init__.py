@@ -10,11 +10,17 @@ from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_constants import FoldConstants
 from edgeopt.passes.fold_pad import FoldPad
 from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
+from edgeopt.passes.inline_functions import InlineFunctions
+from edgeopt.passes.inline_if import InlineIf
 from edgeopt.passes.remove_noops import RemoveNoops
+from edgeopt.passes.unroll_loop import UnrollLoop
 from edgeopt.rewrite import Rule
 
 EXACT: tuple[Rule, ...] = (
+    InlineFunctions(),  # the other passes do not look into functions
     FoldConstants(),  # first: later passes ask for constants
+    InlineIf(),  # a condition that was folded; the other passes then see one graph
+    UnrollLoop(),  # the same for loops
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
