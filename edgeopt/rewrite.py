@@ -20,6 +20,7 @@ import onnx_ir as ir
 from edgeopt.graph import Names, captured_values, constant_tensor, graphs, has_subgraph
 from edgeopt.node_types import infer_outputs
 from edgeopt.protos import rename_bodies
+from edgeopt.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Rewrite:
         replacement: New nodes in topological order, not yet in any graph.
         outputs: Pairs (old value, value that takes its place). Every output of ``nodes`` that is read from
             outside must be among them.
+        sizes: Dims of values read, where the rewrite rests on how they depend on each other.
     """
 
     nodes: tuple[ir.Node, ...]
     replacement: tuple[ir.Node, ...] = ()
     outputs: tuple[tuple[ir.Value, ir.Value], ...] = ()
+    sizes: Mapping[ir.Value, Sequence[Size]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class Case:
     inputs: dict[str, ir.Value]
     uncheckable: str | None = None
     replaced: list[tuple[str, str]] = field(default_factory=list)  # names in the graph, before and after
+    sizes: dict[str, Sequence[Size]] = field(default_factory=dict)  # dims of inputs that depend on each other
 
 
 @dataclass
@@ -313,6 +317,8 @@ def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
             case.constants[name] = tensor
         else:
             case.inputs[name] = value
+            if value in rewrite.sizes:
+                case.sizes[name] = rewrite.sizes[value]
         inner[id(value)] = name
         return name
 
