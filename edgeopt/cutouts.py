@@ -93,7 +93,9 @@ def _input_shapes(case: Case) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]
     for name, value in case.inputs.items():
         dtype, dims = dtype_of(value), dims_of(value)
         if name in case.sizes:
-            found = [size.value(lambda s: symbols.setdefault(s, _OTHER_SIZE + 8 * len(symbols))) for size in case.sizes[name]]
+            found = [
+                size.value(lambda s: symbols.setdefault(s, _OTHER_SIZE + 8 * len(symbols))) for size in case.sizes[name]
+            ]
             if any(d.denominator != 1 or d < 1 for d in found):
                 return f"no sizes are known for which {value.name!r} is not empty"
             dims = tuple(int(d) for d in found)

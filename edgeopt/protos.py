@@ -57,8 +57,10 @@ def rename_bodies(node: onnx.NodeProto, new_name: Callable[[str], str]) -> None:
         bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
         for body in bodies:
             del body.value_info[:], body.quantization_annotation[:]
-            for value in (*body.input, *body.output, *body.initializer):
+            for value in (*body.input, *body.output):
                 value.name = new_name(value.name)
+            for tensor in body.initializer:
+                tensor.name = new_name(tensor.name)
             for inner in body.node:
                 for names in (inner.input, inner.output):
                     names[:] = [new_name(n) if n else "" for n in names]

@@ -14,6 +14,7 @@ from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
 from edgeopt.passes.inline_functions import InlineFunctions
 from edgeopt.passes.inline_if import InlineIf
 from edgeopt.passes.remove_noops import RemoveNoops
+from edgeopt.passes.resolve_sequences import ResolveSequences
 from edgeopt.passes.unroll_loop import UnrollLoop
 from edgeopt.rewrite import Rule
 
@@ -23,6 +24,7 @@ EXACT: tuple[Rule, ...] = (
     FoldShapes(),  # sizes that are open, and conditions on them
     InlineIf(),  # a condition that was folded; the other passes then see one graph
     UnrollLoop(),  # the same for loops
+    ResolveSequences(),  # what unrolled loops collected in sequences
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer

@@ -43,9 +43,7 @@ class Copier:
         for name, value in body.initializers.items():
             if value in self.values or value.const_value is None:
                 continue
-            new = ir.Value(
-                name=self._prefix + name, const_value=value.const_value, type=value.type, shape=value.shape
-            )
+            new = ir.Value(name=self._prefix + name, const_value=value.const_value, type=value.type, shape=value.shape)
             read_inside = [use.node.graph is not body for use in value.uses()]
             if read_inside and all(read_inside):
                 attr = ir.Attr("value", ir.AttributeType.TENSOR, value.const_value)

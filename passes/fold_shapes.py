@@ -49,7 +49,8 @@ from edgeopt.graph import (
     opset,
 )
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
-from edgeopt.shape_data import DATA_OPS, ShapeData, product, slice_bounds
+from edgeopt.shape_data import DATA_OPS, ShapeData
+from edgeopt.shape_known import product, slice_bounds
 from edgeopt.sizes import Size
 
 _MOST_CHAIN = 100  # nodes of one computation
@@ -264,8 +265,8 @@ def _target(wanted: list[Size] | None, dims: tuple[Size, ...] | None, zeros: boo
         names = ", ".join(str(wanted[k]) for k in unknown)
         return f"{names} at {'these places' if len(unknown) > 1 else 'this place'} cannot all be written as constants"
     for k, r in enumerate(result):
-        size = wanted[k].integer if r != 0 or dims is None else dims[k].integer
-        if k not in unknown and not size:
+        number = wanted[k].integer if r != 0 or dims is None else dims[k].integer
+        if k not in unknown and not number:
             return f"beside the open size {wanted[unknown[0]]}, {wanted[k]} may be 0"
     return [-1 if r is None else r for r in result]
 
@@ -354,15 +355,19 @@ def _slice(node: ir.Node, state: _State) -> Answer:
         return None
     if whole == len(bounds):
         return _replaced(node, chain, (), source, state.known)
-    arrays = [constant_value(f"{node.name}/{n}", np.array(a)) for n, a in (("starts", starts), ("ends", ends))]
-    for k, given in enumerate(node.inputs[1:3]):
-        if given is not None and given.dtype == ir.DataType.INT32:
-            fitting: Array = np.clip(arrays[k].const_value.numpy(), -(2**31), 2**31 - 1).astype(np.int32)  # type: ignore[union-attr]
-            arrays[k] = constant_value(arrays[k].name or "", fitting)
-    rest = list(node.inputs[3:])
-    if rest and rest[0] is not None and rest[0].dtype != arrays[0].dtype:
-        rest[0] = constant_value(f"{node.name}/axes", np.array([b[0] for b in bounds], arrays[0].const_value.numpy().dtype))  # type: ignore[union-attr]
-    new = _again(node, [source, *arrays, *rest])
+    narrow = any(v is not None and v.dtype == ir.DataType.INT32 for v in node.inputs[1:4])
+
+    def vector(name: str, numbers: Sequence[int]) -> ir.Value:
+        array = np.array(numbers, np.int64)
+        fitting = np.clip(array, -(2**31), 2**31 - 1).astype(np.int32) if narrow else array
+        return constant_value(f"{node.name}/{name}", fitting)
+
+    arrays = [vector("starts", starts), vector("ends", ends)]
+    if len(node.inputs) > 3:
+        arrays.append(vector("axes", [b[0] for b in bounds]))
+    if len(node.inputs) > 4:
+        arrays.append(vector("steps", [b[3] for b in bounds]))
+    new = _again(node, [source, *arrays])
     return _replaced(node, chain, (new,), new.outputs[0], state.known)
 
 
@@ -404,7 +409,7 @@ def _only_for(value: ir.Value, node: ir.Node) -> bool:
 # ------------------------------------------------------------------------------------------ case 7
 def _gather(node: ir.Node, state: _State) -> Answer:
     shape = _computing(node.inputs[0])
-    source = shape.inputs[0] if is_op(shape, "Shape") else None
+    source = shape.inputs[0] if shape is not None and is_op(shape, "Shape") else None
     if shape is None or source is None or source.is_graph_input() or len(shape.outputs[0].uses()) != 1:
         return None
     data, index = state.known.data(node.outputs[0]), constant(input_or_none(node, 1))
@@ -459,7 +464,7 @@ def _rebuilt(node: ir.Node, chain: list[ir.Node], wanted: list[Size], state: _St
         joined = ir.Node("", "Concat", vectors, [ir.AttrInt64("axis", 0)], name=f"{name}/target")
         joined.outputs[0].name, joined.outputs[0].type = f"{name}/target", ir.TensorType(ir.DataType.INT64)
         made.append(joined)
-    if len(made) >= _owned(node, chain):
+    if not made or len(made) >= _owned(node, chain):
         return None
     new = _again(node, [source, made[-1].outputs[0]])
     return _replaced(node, chain, (*made, new), new.outputs[0], state.known)
@@ -475,4 +480,11 @@ def _owned(reader: ir.Node, chain: Sequence[ir.Node]) -> int:
     return len(own) - 1
 
 
-_RULES = {"Gather": _gather, "Reshape": _reshape, "Expand": _expand, "Resize": _resize, "Slice": _slice, "Shape": _shape}
+_RULES = {
+    "Gather": _gather,
+    "Reshape": _reshape,
+    "Expand": _expand,
+    "Resize": _resize,
+    "Slice": _slice,
+    "Shape": _shape,
+}

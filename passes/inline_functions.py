@@ -122,7 +122,9 @@ def _problem(function: ir.Function, model: ir.Model, state: _Functions) -> str |
         if domain not in ours:
             return f"uses the operator set {domain!r}, which the model does not import"
         if theirs.get(domain, ours[domain]) != ours[domain]:
-            return f"is written for version {theirs[domain]} of the operator set {domain!r}, the model for {ours[domain]}"
+            return (
+                f"is written for version {theirs[domain]} of the operator set {domain!r}, the model for {ours[domain]}"
+            )
         if is_random(node):
             return "holds random or unknown operators, so nothing can be compared"
     return None

@@ -161,7 +161,9 @@ def test_bodies_are_checked(other: str) -> None:
     """Two cases whose bodies use the same names, inside of a body too."""
     branch = "{ t = Neg(x) a = If(c) <then_branch = r () => (float[2, 3] b) { b = Identity(t) }, "
     branch += "else_branch = o () => (float[2, 3] b) { b = Identity(t) }> }"
-    text = f"old = If(c) <then_branch = p () => (float[2, 3] a) {branch}, else_branch = q () => (float[2, 3] a) {branch}>"
+    text = (
+        f"old = If(c) <then_branch = p () => (float[2, 3] a) {branch}, else_branch = q () => (float[2, 3] a) {branch}>"
+    )
     inputs = {"x": value(ir.DataType.FLOAT, 2, 3), "c": value(ir.DataType.BOOL, name="c")}
     verdict = check([case(text, f"new = {f}", anchor, **inputs) for anchor, f in (("n", other), ("m", "Neg(x)"))], HOST)
     assert verdict.unchecked == {}
