@@ -135,7 +135,8 @@ def quotient(a: Size, b: Size) -> Size | None:
     if a == b:
         return number(1)
     if len(b.terms) != 1:
-        return None
+        ratio = a.terms[0][1] / b.terms[0][1] if a.terms else Fraction(0)
+        return number(ratio) if a == multiply(b, number(ratio)) else None
     below, divisor = b.terms[0]
     terms: dict[Monomial, Fraction] = {}
     for monomial, factor in a.terms:

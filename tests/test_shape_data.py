@@ -56,7 +56,7 @@ DATA = {  # nodes that compute t (a vector or scalar), its elements
     "ReduceProd, axes": ("a = Slice(s, v2, v4) t = ReduceProd<axes = [0]>(a)", "H*W"),
     "ReduceSum": ("a = Slice(s, v2, v4) t = ReduceSum(a, v0)", "H + W"),
     "ReduceSum, no axes and no operation": ("t = ReduceSum<noop_with_empty_axes = 1>(s)", "-"),
-    "ReduceMax": ("a = Slice(s, v2, v3) b = Add(a, v1) c = Concat<axis = 0>(a, b) t = ReduceMax<keepdims = 0>(c)", "1 + H"),
+    "ReduceMax": ("a = Slice(s, v2, v3) b = Add(a, v1) c = Concat<axis = 0>(a, b) t = ReduceMax(c)", "1 + H"),
     "ReduceMin that depends": ("t = ReduceMin(s)", "-"),
     "Cast and back": ("a = Cast<to = 1>(s) t = Cast<to = 7>(a)", "N 6 H W"),
     "Cast to int32": ("a = Cast<to = 6>(s) b = Mul(a, k3) t = Cast<to = 7>(b)", "3*N 18 3*H 3*W"),
@@ -75,7 +75,8 @@ DATA = {  # nodes that compute t (a vector or scalar), its elements
     "Less": ("t = Less(s, v0)", "False False False False"),
     "GreaterOrEqual": ("t = GreaterOrEqual(s, v0)", "True True True True"),
     "LessOrEqual": ("a = Add(s, v1) t = LessOrEqual(a, s)", "False False False False"),
-    "Not, And, Or": ("a = Equal(s, v3) b = Greater(s, m1) c = Not(b) d = And(a, c) t = Or(d, b)", "True True True True"),
+    "Not, And, Or": ("a = Equal(s, v3) b = Greater(s, m1) c = Not(b) d = And(a, c) t = Or(b, d)",
+                     "True True True True"),
     "Where": ("a = Equal(s, m1) b = ConstantOfShape<value = int64[1] {1}>(v4) t = Where(a, b, s)", "N 6 H W"),
     "Where that depends": ("a = Equal(s, v3) t = Where(a, v1, s)", "? 6 ? ?"),
     "ConstantOfShape": ("a = Shape(s) t = ConstantOfShape<value = int64[1] {7}>(a)", "7 7 7 7"),
@@ -156,7 +157,7 @@ def test_dims(case: str) -> None:
     text, wanted = DIMS[case]
     text = text.replace("w0", "g0").replace("pair3", "p3")
     extra = "g0 = Cast<to = 1>(k1) " if "g0" in text else ""
-    model, data, value = _with_more(f"{extra}{text} last = Identity(t)")
+    _, data, value = _with_more(f"{extra}{text} last = Identity(t)")
     found = data.dims(value)
     assert found is not None
     assert " ".join("?" if str(e).startswith(("?", "unk__")) else str(e) for e in found) == wanted

@@ -133,7 +133,8 @@ def test_a_split_with_several_readers_goes_to_the_first() -> None:
 def test_what_an_unrolled_loop_collects() -> None:
     model = loaded(
         "g (float[2] x) => (float[Q] y) <int64 n = {3}> { e = SequenceEmpty() s = Loop(n, , e)"
-        " <body = l (int64 i, bool ci, seq(float[2]) q) => (bool co, seq(float[2]) r) { co = Identity(ci) f = Cast<to = 1>(i) t = Add(x, f)"
+        " <body = l (int64 i, bool ci, seq(float[2]) q) => (bool co, seq(float[2]) r) {"
+        " co = Identity(ci) f = Cast<to = 1>(i) t = Add(x, f)"
         " r = SequenceInsert(q, t) }> y = ConcatFromSequence<axis = 0>(s) }"
     )
     unrolled, report = checked(UnrollLoop(), model)
