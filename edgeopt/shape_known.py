@@ -94,6 +94,8 @@ def broadcast(shapes: Sequence[Dims | None]) -> list[Size | None] | None:
     known = [s for s in shapes if s is not None]
     if len(known) != len(shapes):
         return None
+    if all(s == known[0] for s in known[1:]):
+        return list(known[0]) if known else None
     result: list[Size | None] = []
     for axis in range(-max(map(len, known), default=0), 0):
         given = {s[axis] for s in known if len(s) >= -axis} - {sizes.number(1)}

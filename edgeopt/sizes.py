@@ -7,6 +7,7 @@ its own that knows how it is computed: equal ones are still equal. Symbols are d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,11 +95,13 @@ class Size:
         return " + ".join(term(m, c) for m, c in self.terms) or "0"
 
 
+@functools.lru_cache(maxsize=4096)
 def number(value: int | float | Fraction) -> Size:
     """A size without symbols."""
     return Size.of({(): Fraction(value)})
 
 
+@functools.lru_cache(maxsize=4096)
 def symbol(name: str) -> Size:
     """A dimension of that name."""
     return Size((((name,), Fraction(1)),))
@@ -106,6 +109,8 @@ def symbol(name: str) -> Size:
 
 def add(a: Size, b: Size, sign: int = 1) -> Size | None:
     """The sum (or difference, for sign -1); None where it has too many terms."""
+    if not b.terms:
+        return a
     terms = dict(a.terms)
     for monomial, factor in b.terms:
         terms[monomial] = terms.get(monomial, Fraction(0)) + sign * factor
@@ -151,6 +156,8 @@ def quotient(a: Size, b: Size) -> Size | None:
 
 def floor_divide(a: Size, b: Size) -> Size | None:
     """``a / b`` rounded down, for ``a`` of at least 0 and ``b`` above 0; None where that cannot be told."""
+    if b == number(1) and a.whole:
+        return a
     if (x := a.number) is not None and (y := b.number) is not None:
         return number(x // y) if y > 0 else None
     exact = quotient(a, b)

@@ -165,7 +165,9 @@ def test_bodies_are_checked(other: str) -> None:
         f"old = If(c) <then_branch = p () => (float[2, 3] a) {branch}, else_branch = q () => (float[2, 3] a) {branch}>"
     )
     inputs = {"x": value(ir.DataType.FLOAT, 2, 3), "c": value(ir.DataType.BOOL, name="c")}
-    verdict = check([case(text, f"new = {f}", anchor, **inputs) for anchor, f in (("n", other), ("m", "Neg(x)"))], HOST)
+    verdict = check(
+        [case(text, f"new = {f}", anchor, None, **inputs) for anchor, f in (("n", other), ("m", "Neg(x)"))], HOST
+    )
     assert verdict.unchecked == {}
     assert list(verdict.failed) == ([] if other == "Neg(x)" else ["n"])
 
