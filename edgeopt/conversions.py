@@ -69,6 +69,8 @@ def to_opset(loaded: Loaded, model: ir.Model, target: int, *, seed: int = 0) -> 
     where = f"opset {current} → {target}"
     if current == target:
         return Converted(model.clone(), {"compared": f"nothing: the model is at opset {target}"})
+    if loaded.untouchable:
+        raise ModelError(f"cannot be converted: it would lose its {loaded.untouchable}", where=where)
     source = _without_functions(model)
     if source.functions:
         raise ModelError("cannot be converted: the model has local functions", where=where)
@@ -116,6 +118,8 @@ def to_half(loaded: Loaded, model: ir.Model, keep_float: Collection[str] = (), *
         ModelError: there is nothing to convert, or the runtime refuses the result.
         CheckError: where the source gives numbers, the result gives none.
     """
+    if loaded.untouchable:
+        raise ModelError(f"cannot be converted to float16: it would lose its {loaded.untouchable}")
     result = shapes.infer(_without_functions(model))
     if result.functions:
         raise ModelError("cannot be converted to float16: it has local functions that cannot be inlined")

@@ -278,6 +278,8 @@ def export(
         raise UsageError(f"expected onnx or ort, found {format!r}", where="--format")
     if precision not in conversions.PRECISIONS:
         raise UsageError(f"expected fp32 or fp16, found {precision!r}", where="--precision")
+    if keep_float and precision != "fp16":
+        raise UsageError("only with --precision fp16", where="--keep-float")
     check_seed(seed)
     check: dict[str, Any] = {}
     module, inputs = source, example_inputs

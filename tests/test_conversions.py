@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,14 @@ def test_float16_refusals(text: str, error: type[EdgeoptError], message: str) ->
     source = given(text)
     with pytest.raises(error, match=message):
         to_half(source, source.model)
+
+
+def test_what_the_ir_would_lose_is_not_converted() -> None:
+    source = replace(given("g (float[2] x) => (float[2] y) { y = Neg(x) }"), untouchable="training_info")
+    with pytest.raises(ModelError, match="training_info"):
+        to_half(source, source.model)
+    with pytest.raises(ModelError, match="training_info"):
+        to_opset(source, source.model, 20)
 
 
 def test_poor_agreement_is_a_caution() -> None:
