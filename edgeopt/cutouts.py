@@ -24,8 +24,9 @@ from edgeopt.errors import ModelError
 from edgeopt.feeds import random_array
 from edgeopt.graph import STANDARD_DOMAINS, Array, dims_of, dtype_of, shapes_with
 from edgeopt.parity import channel_errors, channel_shares, exact_bound, float_channel_errors, is_float
+from edgeopt.protos import rename_bodies
 from edgeopt.rewrite import Case
-from edgeopt.runtime import Level, Session
+from edgeopt.runtime import Level, Session, as_array
 
 _CHUNK_ELEMENTS = 8_000_000
 _CHUNK_BYTES = 200_000_000
@@ -87,8 +88,18 @@ def _input_shapes(case: Case) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]
         return case.uncheckable
     shapes = {}
     symbols: dict[str, int] = {}
+    for sizes in case.sizes.values():
+        if sizes and isinstance(batch := sizes[0].symbol, str):
+            symbols.setdefault(batch, _BATCH_SIZE)
     for name, value in case.inputs.items():
         dtype, dims = dtype_of(value), dims_of(value)
+        if name in case.sizes:
+            found = [
+                size.value(lambda s: symbols.setdefault(s, _OTHER_SIZE + 8 * len(symbols))) for size in case.sizes[name]
+            ]
+            if any(d.denominator != 1 or d < 1 for d in found):
+                return f"no sizes are known for which {value.name!r} is not empty"
+            dims = tuple(int(d) for d in found)
         if dtype is None or dims is None:
             return f"the type or rank of {value.name!r} is unknown"
         for axis, dim in enumerate(dims):
@@ -122,6 +133,7 @@ def _renamed(node: onnx.NodeProto, prefix: str, name: str) -> onnx.NodeProto:
     copy.input.extend(prefix + n if n else "" for n in node.input)
     copy.output.extend(prefix + n if n else "" for n in node.output)
     copy.name = name
+    rename_bodies(copy, lambda name: prefix + name)
     return copy
 
 
@@ -131,6 +143,8 @@ def _as_model(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, model: ir
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
+    if any(n.domain not in STANDARD_DOMAINS for n in nodes):
+        proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values())
     return proto
 
 
@@ -176,9 +190,12 @@ def _run_chunk(
     runs = []
     for chosen in feeds:
         found = session.run({f"{k}/{name}": a for k, values in enumerate(chosen) for name, a in values.items()})
+        given = {name: array for name, value in found.items() if (array := as_array(value)) is not None}
+        if len(given) < len(found):
+            raise ModelError("an output is no tensor")
         runs.append(
             [
-                [(np.asarray(found[f"{k}/old{j}"]), np.asarray(found[f"{k}/new{j}"])) for j in range(len(case.outputs))]
+                [(given[f"{k}/old{j}"], given[f"{k}/new{j}"]) for j in range(len(case.outputs))]
                 for k, case in enumerate(cases)
             ]
         )

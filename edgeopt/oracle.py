@@ -125,6 +125,7 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.crashed: set[str] = set()
         self.candidate = copy()
+        self.host = _without_nodes(self.candidate)  # a pass may drop functions that a cut-out still calls
 
     def failures(self, sweeps: int) -> dict[str, dict[str, str]]:
         """Rule to the anchors that must not be rewritten, with the reason; none if all is well."""
@@ -162,7 +163,7 @@ class _Run:
         self.steps.append(_Step(rule, applied))
         if not self.oracle.enabled or not applied.hits:
             return {}
-        verdict = cutouts.check(applied.cases, self.candidate, self.oracle.seed)
+        verdict = cutouts.check(applied.cases, self.host, self.oracle.seed)
         applied.cases = [c for c in applied.cases if c.anchor in verdict.unchecked]
         self.steps[-1].error = verdict.max_abs_error
         if verdict.failed:
@@ -246,6 +247,12 @@ class _Run:
                 result.removed_initializers += step.applied.removed_initializers
                 result.max_abs_error = max(result.max_abs_error, step.error)
         return result
+
+
+def _without_nodes(model: ir.Model) -> ir.Model:
+    """The opset imports, IR version and functions of a model, as cut-outs need them."""
+    graph = ir.Graph([], [], nodes=[], opset_imports=dict(model.opset_imports))
+    return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
 
 
 def _dangling(model: ir.Model) -> set[str]:

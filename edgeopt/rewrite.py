@@ -9,15 +9,18 @@ nodes before and after, which the oracle runs side by side.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import onnx
 import onnx_ir as ir
 
-from edgeopt.graph import Names, constant_tensor, graphs, has_subgraph
+from edgeopt.graph import Names, captured_values, constant_tensor, graphs, has_subgraph
 from edgeopt.node_types import infer_outputs
+from edgeopt.protos import rename_bodies
+from edgeopt.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Rewrite:
         replacement: New nodes in topological order, not yet in any graph.
         outputs: Pairs (old value, value that takes its place). Every output of ``nodes`` that is read from
             outside must be among them.
+        sizes: Dims of values read, where the rewrite rests on how they depend on each other.
     """
 
     nodes: tuple[ir.Node, ...]
     replacement: tuple[ir.Node, ...] = ()
     outputs: tuple[tuple[ir.Value, ir.Value], ...] = ()
+    sizes: Mapping[ir.Value, Sequence[Size]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Case:
     inputs: dict[str, ir.Value]
     uncheckable: str | None = None
     replaced: list[tuple[str, str]] = field(default_factory=list)  # names in the graph, before and after
+    sizes: dict[str, Sequence[Size]] = field(default_factory=dict)  # dims of inputs that depend on each other
 
 
 @dataclass
@@ -341,6 +347,10 @@ def _origin(rule: str, nodes: Sequence[ir.Node]) -> str:
     return f"{rule}: {', '.join(listed[:_MOST_ORIGINS] + more)}"
 
 
+def _inner_name(outer: Mapping[str, str], prefix: str, name: str) -> str:
+    return outer.get(name, prefix + name)
+
+
 def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
     """Write down both versions of the place while both still exist."""
     case = Case(anchor, [], [], [], {}, {})
@@ -359,17 +369,20 @@ def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
             case.constants[name] = tensor
         else:
             case.inputs[name] = value
+            if value in rewrite.sizes:
+                case.sizes[name] = rewrite.sizes[value]
         inner[id(value)] = name
         return name
 
     def write(nodes: Sequence[ir.Node], prefix: str, into: list[onnx.NodeProto]) -> None:
         for k, node in enumerate(nodes):
-            if has_subgraph(node):
-                case.uncheckable = f"{node.op_type} has a body"
             inputs = [name_of(v) if v is not None else "" for v in node.inputs]
+            outer = {v.name or "": name_of(v) for v in captured_values(node)} if has_subgraph(node) else {}
             for j, value in enumerate(node.outputs):
                 inner[id(value)] = f"{prefix}{k}_{j}"
             proto = ir.serde.serialize_node(node)
+            if has_subgraph(node):
+                rename_bodies(proto, partial(_inner_name, outer, f"{prefix}{k}/"))
             del proto.input[:], proto.output[:]
             proto.input.extend(inputs)
             used = [inner[id(v)] if v.name != "" else "" for v in node.outputs]

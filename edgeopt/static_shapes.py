@@ -7,7 +7,6 @@ are evaluated with ONNX's reference implementation and inference runs again, unt
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from edgeopt.graph import (
     shape_value,
     static_shape,
 )
+from edgeopt.shapes import infer
 
 BATCH = 1
 SPATIAL = 96
