@@ -11,7 +11,8 @@
 
 Not done: a rank is unknown or not 2 (7; a MatMul of more axes stays), C has more axes, more rows or more columns than
 the product is known to have (8), another type than float or double (9), opset below 7, where C broadcasts by an
-attribute (10), the inner value is read elsewhere or is an output (11), large shared weights (12, in 6).
+attribute (10), the inner value is read elsewhere or is an output (11), large shared weights (12, in 6), a MatMul of
+what comes from DequantizeLinear, which runtimes compute in int8 with the Add behind it (13).
 Exact up to rounding.
 """
 
@@ -77,7 +78,7 @@ def _added(node: ir.Node) -> Answer:
         if not is_op(layer, "MatMul", "Gemm") or value.dtype not in _TYPES:
             continue
         dims = dims_of(value)
-        if is_op(layer, "MatMul") and not all(_rank(v) == 2 for v in layer.inputs):
+        if is_op(layer, "MatMul") and not _is_plain(layer):
             continue
         if dims is None or len(dims) != 2:
             continue
@@ -94,6 +95,11 @@ def _added(node: ir.Node) -> Answer:
 def _rank(value: ir.Value | None) -> int | None:
     dims = dims_of(value) if value is not None else None
     return None if dims is None else len(dims)
+
+
+def _is_plain(matmul: ir.Node) -> bool:
+    """Two matrices, none of which comes from int8 (7 and 13)."""
+    return all(_rank(v) == 2 and v is not None and not is_op(v.producer(), "DequantizeLinear") for v in matmul.inputs)
 
 
 def _fits(addend: tuple[int | str | None, ...] | None, dims: tuple[int | str | None, ...]) -> bool:
@@ -143,7 +149,7 @@ def _gemm(
 
 def _transposed(node: ir.Node, version: int) -> Rewrite | None:
     """Cases 4 and 5."""
-    if is_op(node, "MatMul") and (version < 11 or not all(_rank(v) == 2 for v in node.inputs)):
+    if is_op(node, "MatMul") and (version < 11 or not _is_plain(node)):
         return None
     for index, name in enumerate(("transA", "transB")):
         value = node.inputs[index]
