@@ -6,18 +6,32 @@
 from __future__ import annotations
 
 from edgeopt.passes.dead_code import DeadCode
+from edgeopt.passes.einsum import WriteEinsum
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_constants import FoldConstants
 from edgeopt.passes.fold_pad import FoldPad
 from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
+from edgeopt.passes.gemm import WriteGemm
+from edgeopt.passes.merge_conv_sum import MergeConvSum
+from edgeopt.passes.merge_linear_chain import MergeLinearChain
+from edgeopt.passes.merge_parallel_layers import MergeParallelLayers
+from edgeopt.passes.reduce_to_pool import ReduceToPool
 from edgeopt.passes.remove_noops import RemoveNoops
+from edgeopt.passes.space_depth import SpaceDepth
 from edgeopt.rewrite import Rule
 
 EXACT: tuple[Rule, ...] = (
     FoldConstants(),  # first: later passes ask for constants
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
+    WriteEinsum(),  # the MatMul that it is can be merged with others
+    ReduceToPool(),  # a pool can take a Pad over
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
     FoldTransposeGemm(),  # needs a constant weight
+    MergeConvSum(),  # after the normalizations of the branches are folded
+    MergeLinearChain(),  # a sum of branches may have been between two layers
+    SpaceDepth(),  # after a Pad in front of the Conv is gone
+    MergeParallelLayers(),  # what is left beside each other
+    WriteGemm(),  # last of these: the others know MatMul and Add apart
     DeadCode(),  # last: drops what the others left behind
 )
