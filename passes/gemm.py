@@ -82,10 +82,10 @@ def _added(node: ir.Node) -> Answer:
             continue
         if dims is None or len(dims) != 2:
             continue
-        if not _fits(dims_of(other), dims):
-            return Skip(name, f"what it adds may be larger than the matrix of {layer.name!r}")
         if only_consumer(value) is not node:
             return Skip(name, f"the output of {layer.name!r} is read by other nodes too, or is an output of the graph")
+        if not _fits(dims_of(other), dims):
+            return Skip(name, f"what it adds may be larger than the matrix of {layer.name!r}")
         answer = _with_addend(node, layer, other, dims)
         if answer is not None:
             return answer

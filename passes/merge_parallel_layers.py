@@ -113,9 +113,9 @@ class MergeParallelLayers:
             return None
         if not self._splits and (len(layers) < _SINGLE_ROW_LAYERS or not _single_row(node)):
             return None
-        dims = dims_of(node.outputs[0])
+        dims = dims_of(source)
         if dims is None:
-            return Skip(node.name or "", "the rank of its output is unknown")
+            return Skip(node.name or "", "the rank of its input is unknown")
         branches = [_followed(layer) for layer in layers]
         common = 0
         while all(len(b.steps) > common for b in branches) and (
@@ -286,8 +286,10 @@ def _layer_key(node: ir.Node) -> tuple[Any, ...] | None:
 
 
 def _single_row(node: ir.Node) -> bool:
-    dims = dims_of(node.outputs[0]) if is_op(node, "Gemm", "MatMul") else None
-    return bool(dims) and dims is not None and all(d == 1 for d in dims[:-1])
+    dims = dims_of(node.inputs[0]) if is_op(node, "Gemm", "MatMul") and node.inputs[0] is not None else None
+    if not dims:
+        return False
+    return all(d == 1 for d in (dims[1:] if attribute(node, "transA", 0) else dims[:-1]))
 
 
 def _columns(node: ir.Node) -> int:
