@@ -1,6 +1,7 @@
 """What rewrites that compute with whole Convs want to know of one: weights in float64, and where it reads.
 
-Output position o of an axis reads x at o s - p + j d for the kernel's j = 0 … k - 1: stride s, pad before p, dilation d.
+Output position o of an axis reads x at o s - p + j d for the kernel's j = 0 … k - 1: stride s, pad before p,
+dilation d.
 A group is a block of the weights: of g groups, block i maps the i-th part of the input channels to the i-th part of
 the output channels; with fewer groups the same map has larger blocks, filled with zeros (``regrouped``).
 """

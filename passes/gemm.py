@@ -133,9 +133,7 @@ def _vector(array: Array | None, columns: int | str | None) -> Array | None:
     return array.astype(np.float64).reshape(-1)
 
 
-def _gemm(
-    node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, ir.Attr], name: str | None
-) -> ir.Node:
+def _gemm(node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, ir.Attr], name: str | None) -> ir.Node:
     output = node.outputs[0]
     return ir.Node(
         "",

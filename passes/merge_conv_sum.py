@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import Array, attribute, constant, constant_tensor, dims_of, is_op, only_consumer, opset
+from edgeopt.graph import Array, attribute, constant_tensor, dims_of, is_op, only_consumer, opset
 from edgeopt.passes.convolutions import Convolution, conv_like, placed, read_conv, stored, weights_shared
 from edgeopt.passes.fold_batchnorm import affine
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
@@ -151,9 +151,7 @@ def _taken(value: ir.Value, base: Convolution, convs: list[Convolution], version
         return None
     ones = (1,) * axes
     diagonal = np.broadcast_to(scale, (channels,)).reshape(channels, 1, *ones)
-    point = Convolution(
-        base.node, diagonal, base.bias, base.dtype, channels, ones, ones, (0,) * axes, (0,) * axes
-    )
+    point = Convolution(base.node, diagonal, base.bias, base.dtype, channels, ones, ones, (0,) * axes, (0,) * axes)
     weight = placed(point, base)
     return None if weight is None else _Term(value, node, weight, np.broadcast_to(shift, (channels,)))
 

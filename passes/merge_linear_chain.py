@@ -5,14 +5,16 @@
 where that takes no more weights (so no more multiplications either), that is, where the value in between is wide.
 
 1. Conv → Conv of one tap, without pads: any kernel, stride and pads of the first; strides multiply
-2. Conv of one tap, stride 1, without pads → Conv: only without pads of the second, or where W2 b1 = 0 for each tap, since
+2. Conv of one tap, stride 1, without pads → Conv: only without pads of the second, or where W2 b1 = 0 for each tap,
+since
    at the border the second reads zeros and not b1
 3. grouped and depthwise Convs: the result has as many groups as the greatest common divisor of both
 4. MatMul or Gemm → MatMul or Gemm with matrices of constants; the Add of a constant vector between them goes along
    (x W1 + b1) W2 = x (W1 W2) + b1 W2
 
 Not merged: the weights would grow (5; no Skip: most layers are like that), weights are not constant or not finite (6),
-the value in between is read elsewhere or is an output of the graph (7), the border (8, see 2), the product overflows the
+the value in between is read elsewhere or is an output of the graph (7), the border (8, see 2), the product overflows
+the
 element type (9), large weights that others share (10).
 Exact up to rounding; composed in float64.
 """
@@ -58,7 +60,9 @@ class MergeLinearChain:
 
     def match(self, node: ir.Node, state: Any) -> Answer:
         """Merge the layer before this one into it."""
-        return _conv_pair(node) if is_op(node, "Conv") else _matrix_pair(node) if is_op(node, "Gemm", "MatMul") else None
+        return (
+            _conv_pair(node) if is_op(node, "Conv") else _matrix_pair(node) if is_op(node, "Gemm", "MatMul") else None
+        )
 
 
 # ------------------------------------------------------------------------------------------------ Convs
@@ -101,7 +105,9 @@ def _composed_convs(first: Convolution, second: Convolution, node: ir.Node) -> A
     one_after = math.prod(second.kernel) == 1 and not any((*second.before, *second.behind))
     one_before = math.prod(first.kernel) == 1 and not any((*first.before, *first.behind))
     if not one_after and not (one_before and all(s == 1 for s in first.strides)):
-        return Skip(name, f"one of {first.node.name!r} and it has pads or strides that the other's kernel cannot express")
+        return Skip(
+            name, f"one of {first.node.name!r} and it has pads or strides that the other's kernel cannot express"
+        )
     group = math.gcd(first.group, second.group)
     weight, taps = _product(first, second, group, one_after)
     bias = second.bias + taps.reshape(len(second.bias), -1).sum(1)
@@ -213,7 +219,7 @@ def _matrix_shape(node: ir.Node) -> tuple[int, int] | None:
 def _read_matrix(node: ir.Node, add: ir.Node | None) -> _Matrix | str:
     weight, source = constant(input_or_none(node, 1)), node.inputs[0]
     shape = _matrix_shape(node)
-    if weight is None or source is None or shape is None or not weight.dtype.kind == "f":
+    if weight is None or source is None or shape is None or weight.dtype.kind != "f":
         return f"the weights of {node.name!r} are not constant matrices of floats"
     w, bias = weight.astype(np.float64), np.zeros(())
     if is_op(node, "Gemm"):

@@ -12,7 +12,8 @@ single elements.
 
 A Split copies its input. Measured on onnxruntime 1.31 (x86, one thread; separate layers → wide one): into a Concat 1 to
 7 % faster (1×1 Conv of 32 to 480 channels, 7×7 to 56×56); with a Split, Conv 1 to 8 % and MatMul of 16 to 512 rows 0 to
-7 % slower, of one row 0 to 4 % faster if three or more. So case 3 only pays where calls are dear, and is left to targets.
+7 % slower, of one row 0 to 4 % faster if three or more. So case 3 only pays where calls are dear, and is left to
+targets.
 
 Not merged: a weight is not constant or a Conv has groups (4), something between layer and Concat is read elsewhere or
 is an output (5), a bias of a Gemm is not one number per column (6), large weights that others share (7), the axis or

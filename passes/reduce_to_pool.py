@@ -9,7 +9,8 @@ Runtimes know global pools in their layouts for Convs and in int8; of a reductio
 Flatten behind it are left as they are: one ReduceMean in their place was 0 to 2 % slower in onnxruntime.
 
 Not rewritten: other axes (5; those of networks that keep channels last), axes that are not constant, or an unknown rank
-(6), rank below 3 or above 5 (7), another type than float or float16 (8), a kernel smaller than the map (9), Indices that
+(6), rank below 3 or above 5 (7), another type than float or float16 (8), a kernel smaller than the map (9), Indices
+that
 are used (10), an inner value that others read (11).
 Exact up to the order of the sum.
 """

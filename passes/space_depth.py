@@ -42,7 +42,7 @@ from edgeopt.graph import (
     only_consumer,
     opset,
 )
-from edgeopt.passes.convolutions import conv_like, read_conv, weights_shared
+from edgeopt.passes.convolutions import Convolution, conv_like, read_conv, weights_shared
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 _TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -87,14 +87,16 @@ class SpaceDepth:
         """Recognise what ends at this node."""
         if is_op(node, "Conv"):
             return _conv(node, state)
-        if is_op(node, "Concat"):
-            found = _focus(node, state)
-            if isinstance(found, _Blocks) and not found.is_plain():
-                if is_op(only_consumer(node.outputs[0]), "Conv"):
-                    return None
-                return Skip(node.name or "", "its parts are in an order that SpaceToDepth does not have")
-            return _moved(node, found.nodes, found.source, "SpaceToDepth", found.block) if found is not None else None
-        return _reshaped(node, state) if is_op(node, "Reshape") else None
+        if not is_op(node, "Concat", "Reshape") or _is_taken(node):
+            return None
+        if is_op(node, "Reshape"):
+            return _reshaped(node, state)
+        found = _focus(node, state)
+        if found is None:
+            return None
+        if not found.is_plain():
+            return Skip(node.name or "", "its parts are in an order that SpaceToDepth does not have")
+        return _moved(node, found.nodes, found.source, "SpaceToDepth", found.block)
 
 
 # ------------------------------------------------------------------------------------------------ Convs
@@ -110,15 +112,11 @@ def _conv(node: ir.Node, version: int) -> Answer:
     name = node.name or ""
     if only_consumer(value) is not node:
         return Skip(name, f"what {maker.name!r} gives is read by other nodes too, or is an output of the graph")
-    conv = read_conv(node)
+    conv = _taker(node)
     if isinstance(conv, str):
         return Skip(name, conv)
-    if conv.group != 1 or any(d != 1 for d in conv.dilations) or len(conv.kernel) != 2:
-        return Skip(name, f"it has groups or dilations, so it cannot read what {maker.name!r} reads")
     if conv.weight.shape[1] != len(blocks.order):
         return None
-    if (reason := weights_shared(node)) is not None:
-        return Skip(name, reason)
     b = blocks.block
     weight = spread(_stored(node), blocks)
     new = conv_like(
@@ -132,6 +130,25 @@ def _conv(node: ir.Node, version: int) -> Answer:
         dilations=[1, 1],
     )
     return Rewrite((node, *blocks.nodes), (new,), ((node.outputs[0], new.outputs[0]),))
+
+
+def _taker(node: ir.Node) -> Convolution | str:
+    """The Conv, if it can read the image itself, else why not."""
+    conv = read_conv(node)
+    if isinstance(conv, str):
+        return conv
+    if conv.group != 1 or any(d != 1 for d in conv.dilations) or len(conv.kernel) != 2:
+        return "it has groups or dilations, so it cannot read the image itself"
+    return weights_shared(node) or conv
+
+
+def _is_taken(node: ir.Node) -> bool:
+    """Whether a Conv is the only reader, and can compute this on the image itself: it is asked, not this node."""
+    value = node.outputs[0]
+    reader = only_consumer(value)
+    if reader is None or not is_op(reader, "Conv") or reader.graph is not node.graph or reader.inputs[0] is not value:
+        return False
+    return not isinstance(_taker(reader), str)
 
 
 def _stored(node: ir.Node) -> Array:

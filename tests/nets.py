@@ -139,7 +139,9 @@ def mobileone(blocks: int = 3, channels: int = 32, size: int = 28, branches: int
             if kernel == 3:
                 terms.append(net.norm(net.conv(x, channels, channels, (1, 1), group=group), channels))
             size_of = (kernel, kernel)
-            terms += [net.norm(net.conv(x, channels, channels, size_of, group=group), channels) for _ in range(branches)]
+            terms += [
+                net.norm(net.conv(x, channels, channels, size_of, group=group), channels) for _ in range(branches)
+            ]
             total = terms[0]
             for term in terms[1:]:
                 total = net.op("Add", total, term)

@@ -97,7 +97,9 @@ FOLDS = {  # text, pads afterwards
         [2, 2, 4, 1],
     ),
     "3 MaxPool, strides, VALID": (
-        net('MaxPool<kernel_shape = [4, 4], strides = [2, 2], auto_pad = "VALID">(t)', pad="Pad(x, p, z)", extra=LOWEST),
+        net(
+            'MaxPool<kernel_shape = [4, 4], strides = [2, 2], auto_pad = "VALID">(t)', pad="Pad(x, p, z)", extra=LOWEST
+        ),
         [1, 2, 3, 0],
     ),
     "3 MaxPool, axes": (
@@ -128,7 +130,8 @@ FOLDS = {  # text, pads afterwards
         [1, 2, 3, 0],
     ),
     "3 MaxPool, double": (
-        "g (double[1,2,6,6] x) => (double[A,B,C,D] y) <int64[8] p = {0,0,1,2,0,0,3,0}, double z = {-1.7976931348623157e308}> "
+        "g (double[1,2,6,6] x) => (double[A,B,C,D] y) <int64[8] p = {0,0,1,2,0,0,3,0}, double z ="
+        " {-1.7976931348623157e308}> "
         "{ t = Pad(x, p, z) [n] y = MaxPool<kernel_shape = [4, 4]>(t) }",
         [1, 2, 3, 0],
     ),

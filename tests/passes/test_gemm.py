@@ -17,7 +17,9 @@ WEIGHTS = (
 )
 
 
-def net(nodes: str, *, x: str = "5,8", y: str = "A,B", weights: str = WEIGHTS, kind: str = "float", opset: int = 17) -> str:
+def net(
+    nodes: str, *, x: str = "5,8", y: str = "A,B", weights: str = WEIGHTS, kind: str = "float", opset: int = 17
+) -> str:
     return (
         f'<ir_version: 8, opset_import: ["" : {opset}]> '
         f"g ({kind}[{x}] x) => ({kind}[{y}] y) <{weights.replace('float', kind)}> {{ {nodes} }}"

@@ -54,11 +54,15 @@ MERGES: dict[str, tuple[str, dict[str, int]]] = {
         {"Conv": 1},
     ),
     "1 strides": (
-        net("a = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w3) c = Conv<strides = [2, 2]>(x, w1) [n] y = Add(a, c)"),
+        net(
+            "a = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w3) c = Conv<strides = [2, 2]>(x, w1) [n] y = Add(a, c)"
+        ),
         {"Conv": 1},
     ),
     "1 strides, other pads behind but the same size": (
-        net("a = Conv<pads = [1, 1, 0, 1], strides = [2, 3]>(x, w3) c = Conv<strides = [2, 3]>(x, w1) [n] y = Add(a, c)"),
+        net(
+            "a = Conv<pads = [1, 1, 0, 1], strides = [2, 3]>(x, w3) c = Conv<strides = [2, 3]>(x, w1) [n] y = Add(a, c)"
+        ),
         {"Conv": 1},
     ),
     "1 dilated": (
@@ -151,7 +155,10 @@ MERGES: dict[str, tuple[str, dict[str, int]]] = {
         {"Conv": 1},
     ),
     **{
-        f"opset {version}": (net(f"{THREE} {ONE} d = {NORM} e = Add(a, c) [n] y = Add(d, e)", opset=version), {"Conv": 1})
+        f"opset {version}": (
+            net(f"{THREE} {ONE} d = {NORM} e = Add(a, c) [n] y = Add(d, e)", opset=version),
+            {"Conv": 1},
+        )
         for version in (7, 9, 11, 13, 17, 18, 21)
     },
 }
@@ -204,9 +211,12 @@ SKIPS: dict[str, tuple[str, str | None]] = {
         "an output of the graph",
     ),
     "edge 3: 8 a body reads a Conv": (
-        net(f"{THREE} {ONE} [n] y = Add(a, c) o = If(cond) <then_branch = p () => (float[E,F,G,H] s) {{ s = Neg(c) }},"
-            "else_branch = q () => (float[E,F,G,H] t) { t = Neg(x) }>")
-        .replace("x) =>", "x, bool cond) =>").replace("] y)", "] y, float[E,F,G,H] o)"),
+        net(
+            f"{THREE} {ONE} [n] y = Add(a, c) o = If(cond) <then_branch = p () => (float[E,F,G,H] s) {{ s = Neg(c) }},"
+            "else_branch = q () => (float[E,F,G,H] t) { t = Neg(x) }>"
+        )
+        .replace("x) =>", "x, bool cond) =>")
+        .replace("] y)", "] y, float[E,F,G,H] o)"),
         "read by other nodes too",
     ),
     "9 1×3 and 3×1": (
@@ -218,7 +228,10 @@ SKIPS: dict[str, tuple[str, str | None]] = {
         NO_FIT,
     ),
     "9 taps between those of a dilated kernel": (
-        net("a = Conv<pads = [2, 2, 2, 2], dilations = [2, 2]>(x, w3) c = Conv<pads = [1, 1, 1, 1]>(x, w3) [n] y = Add(a, c)"),
+        net(
+            "a = Conv<pads = [2, 2, 2, 2], dilations = [2, 2]>(x, w3) c = Conv<pads = [1, 1, 1,"
+            " 1]>(x, w3) [n] y = Add(a, c)"
+        ),
         NO_FIT,
     ),
     "9 a tap beyond the kernel": (
@@ -226,8 +239,11 @@ SKIPS: dict[str, tuple[str, str | None]] = {
         NO_FIT,
     ),
     "9 other strides": (
-        net("a = Conv<pads = [1, 1, 1, 1], strides = [1, 2]>(x, w3) c = Conv<strides = [2, 2]>(x, w1) [n] y = Add(a, c)",
-            x="2,4,1,7"),
+        net(
+            "a = Conv<pads = [1, 1, 1, 1], strides = [1, 2]>(x, w3) c = Conv<strides = [2, 2]>(x,"
+            " w1) [n] y = Add(a, c)",
+            x="2,4,1,7",
+        ),
         NO_FIT,
     ),
     "9 x itself and strides": (
@@ -235,15 +251,24 @@ SKIPS: dict[str, tuple[str, str | None]] = {
         NO_FIT,
     ),
     "9 SAME with strides": (
-        net('a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w3) c = Conv<strides = [2, 2]>(x, w1) [n] y = Add(a, c)'),
+        net(
+            'a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w3) c = Conv<strides = [2,'
+            " 2]>(x, w1) [n] y = Add(a, c)"
+        ),
         "depends on the size",
     ),
     "10 one position is added to all": (
-        net("a = Conv<pads = [1, 1, 1, 1]>(x, w3) c = Conv(x, w6) [n] y = Add(a, c)", weights=WEIGHTS + ", float[4,4,6,7] w6"),
+        net(
+            "a = Conv<pads = [1, 1, 1, 1]>(x, w3) c = Conv(x, w6) [n] y = Add(a, c)",
+            weights=WEIGHTS + ", float[4,4,6,7] w6",
+        ),
         NO_FIT,
     ),
     "edge 23: 10 one channel is added to all": (
-        net("a = Conv<pads = [1, 1, 1, 1]>(x, w3) c = Conv(x, w0) [n] y = Add(a, c)", weights=WEIGHTS + ", float[1,4,1,1] w0"),
+        net(
+            "a = Conv<pads = [1, 1, 1, 1]>(x, w3) c = Conv(x, w0) [n] y = Add(a, c)",
+            weights=WEIGHTS + ", float[1,4,1,1] w0",
+        ),
         NO_FIT,
     ),
     "10 x of one channel is added to all": (
@@ -252,7 +277,9 @@ SKIPS: dict[str, tuple[str, str | None]] = {
     ),
     "10 x is added to one channel": (net("a = Conv(x, w0) [n] y = Add(a, x)", weights="float[1,4,1,1] w0"), NO_FIT),
     "10 a factor that grows x": (
-        net("a = Conv(x, w0) d = Mul(x, k) [n] y = Add(a, d)", x="2,1,6,7", weights="float[4,1,1,1] w0, float[4,1,1] k"),
+        net(
+            "a = Conv(x, w0) d = Mul(x, k) [n] y = Add(a, d)", x="2,1,6,7", weights="float[4,1,1,1] w0, float[4,1,1] k"
+        ),
         NO_FIT,
     ),
     "edge 11: a BatchNormalization that trains": (
@@ -266,8 +293,11 @@ SKIPS: dict[str, tuple[str, str | None]] = {
         NO_FIT,
     ),
     "12 large weights that others share": (
-        net("a = Conv<pads = [1, 1, 1, 1]>(x, w3) c = Conv(x, w1) z = Neg(x) o = Conv(z, w3) [n] y = Add(a, c)", x="1,64,4,4",
-            weights="float[64,64,3,3] w3, float[64,64,1,1] w1").replace("] y)", "] y, float[E,F,G,H] o)"),
+        net(
+            "a = Conv<pads = [1, 1, 1, 1]>(x, w3) c = Conv(x, w1) z = Neg(x) o = Conv(z, w3) [n] y = Add(a, c)",
+            x="1,64,4,4",
+            weights="float[64,64,3,3] w3, float[64,64,1,1] w1",
+        ).replace("] y)", "] y, float[E,F,G,H] o)"),
         "would be stored twice",
     ),
     "QDQ: weights from int8": (
@@ -275,7 +305,7 @@ SKIPS: dict[str, tuple[str, str | None]] = {
         "{ v = DequantizeLinear(q, s) a = Conv(x, v) c = Conv(x, w) [n] y = Add(a, c) }",
         "not constant",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", SKIPS)
@@ -294,7 +324,9 @@ def with_weight(text: str, name: str, change: Callable[[Array], Array]) -> ir.Mo
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_weights_that_are_not_finite(number: float) -> None:
-    model = with_weight(net(f"{THREE} {ONE} [n] y = Add(a, c)"), "w1", lambda w: np.where(w == w[0, 0], number, w).astype(w.dtype))
+    model = with_weight(
+        net(f"{THREE} {ONE} [n] y = Add(a, c)"), "w1", lambda w: np.where(w == w[0, 0], number, w).astype(w.dtype)
+    )
     result, report = checked(MergeConvSum(), model)
     assert result is model
     assert "infinite or NaN" in report.skips[0].reason

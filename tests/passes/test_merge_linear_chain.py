@@ -97,7 +97,10 @@ MERGES: dict[str, tuple[str, dict[str, int]]] = {
         matrix("a = MatMul(x, w) t = Add(a, b) [n] y = MatMul(t, v)", x="2,5,8", y="A,B,C"),
         {"MatMul": 1, "Add": 1},
     ),
-    "4 the Add the other way round": (matrix("a = MatMul(x, w) t = Add(b, a) [n] y = MatMul(t, v)"), {"MatMul": 1, "Add": 1}),
+    "4 the Add the other way round": (
+        matrix("a = MatMul(x, w) t = Add(b, a) [n] y = MatMul(t, v)"),
+        {"MatMul": 1, "Add": 1},
+    ),
     "4 the Add of one number": (matrix("a = MatMul(x, w) t = Add(a, k) [n] y = MatMul(t, v)"), {"MatMul": 1, "Add": 1}),
     "4 an Add behind both": (
         matrix("a = MatMul(x, w) t = Add(a, b) [n] u = MatMul(t, v) y = Add(u, c)"),
@@ -105,13 +108,18 @@ MERGES: dict[str, tuple[str, dict[str, int]]] = {
     ),
     "4 Gemm → Gemm": (matrix("a = Gemm(x, w, b) [n] y = Gemm(a, v, c)"), {"Gemm": 1}),
     "4 Gemm → Gemm, factors and transB": (
-        matrix("a = Gemm<transB = 1, alpha = 0.5, beta = 2.0>(x, wt, b1) [n] y = Gemm<transB = 1, alpha = 3.0>(a, vt, c)"),
+        matrix(
+            "a = Gemm<transB = 1, alpha = 0.5, beta = 2.0>(x, wt, b1) [n] y = Gemm<transB = 1, alpha = 3.0>(a, vt, c)"
+        ),
         {"Gemm": 1},
     ),
     "4 Gemm → Gemm without C": (matrix("a = Gemm(x, w) [n] y = Gemm(a, v)", opset=13), {"Gemm": 1}),
     "4 Gemm → MatMul": (matrix("a = Gemm(x, w, b) [n] y = MatMul(a, v)"), {"Gemm": 1}),
     "4 MatMul → Gemm": (matrix("a = MatMul(x, w) [n] y = Gemm<beta = 0.5>(a, v, c)"), {"Gemm": 1}),
-    "4 MatMul, Add → Gemm": (matrix("a = MatMul(x, w) t = Add(a, b) [n] y = Gemm(a2, v, c)".replace("a2", "t")), {"Gemm": 1}),
+    "4 MatMul, Add → Gemm": (
+        matrix("a = MatMul(x, w) t = Add(a, b) [n] y = Gemm(a2, v, c)".replace("a2", "t")),
+        {"Gemm": 1},
+    ),
     "4 double": (matrix("a = MatMul(x, w) [n] y = MatMul(a, v)", kind="double"), {"MatMul": 1}),
     "4 three in a row": (
         matrix("a = MatMul(x, w) t = MatMul(a, v) [n] y = MatMul(t, s)").replace("float[5,32] wide", "float[4,2] s"),
@@ -135,10 +143,13 @@ def test_merges(case: str) -> None:
     assert sizes[1] <= sizes[0]
 
 
-@pytest.mark.parametrize("text", [
-    conv("a = Conv(x, w, b) [n] y = Conv(a, v, c)", kind="float16"),
-    conv("a = Conv(x, w, b) [n] y = Conv(a, v, c)", kind="double"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        conv("a = Conv(x, w, b) [n] y = Conv(a, v, c)", kind="float16"),
+        conv("a = Conv(x, w, b) [n] y = Conv(a, v, c)", kind="double"),
+    ],
+)
 def test_what_onnxruntime_has_no_kernels_for(text: str) -> None:
     assert_rewritten(MergeLinearChain(), text, {"Conv": 1}, run=False)
 

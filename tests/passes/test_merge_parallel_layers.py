@@ -62,14 +62,16 @@ JOINED: dict[str, tuple[str, dict[str, int]]] = {
     ),
     "1 kernels, strides and pads": (
         conv(
-            "a = Conv<pads = [1, 0, 1, 0], strides = [2, 1]>(x, w3) d = Conv<strides = [2, 1], pads = [1, 0, 1, 0]>(x, v3)"
+            "a = Conv<pads = [1, 0, 1, 0], strides = [2, 1]>(x, w3) d = Conv<strides = [2, 1], pads"
+            " = [1, 0, 1, 0]>(x, v3)"
             " [n] y = Concat<axis = 1>(a, d)"
         ),
         {"Conv": 1},
     ),
     "1 SAME with strides": (
         conv(
-            'a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w3) d = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>'
+            'a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w3) d = Conv<auto_pad ='
+            ' "SAME_UPPER", strides = [2, 2]>'
             "(x, v3) [n] y = Concat<axis = 1>(a, d)"
         ),
         {"Conv": 1},
@@ -91,13 +93,13 @@ JOINED: dict[str, tuple[str, dict[str, int]]] = {
     ),
     "1 MatMul and Add": (
         "g (float[2,5,8] x) => (float[A,B,C] y) <float[8,6] w, float[8,3] v, float[6] b, float[3] d> { a = MatMul(x, w)"
-        " e = Add(b, a) c = MatMul(x, v) f = Add(c, d) r = Gelu(e) s = Gelu(f) [n] y = Concat<axis = 2>(r, s) }".replace(
-            "Gelu", "Sigmoid"
-        ),
+        " e = Add(b, a) c = MatMul(x, v) f = Add(c, d) r = Gelu(e) s = Gelu(f) [n] y = Concat<axis ="
+        " 2>(r, s) }".replace("Gelu", "Sigmoid"),
         {"MatMul": 1, "Add": 1, "Sigmoid": 1},
     ),
     "1 Gemm": (
-        "g (float[2,8] x) => (float[A,B] y) <float[6,8] w, float[3,8] v, float[6] b, float[1,3] d> { a = Gemm<transB = 1>"
+        "g (float[2,8] x) => (float[A,B] y) <float[6,8] w, float[3,8] v, float[6] b, float[1,3] d> {"
+        " a = Gemm<transB = 1>"
         "(x, w, b) c = Gemm<transB = 1>(x, v, d) [n] y = Concat<axis = 1>(a, c) }",
         {"Gemm": 1},
     ),
@@ -121,7 +123,9 @@ def test_joined(case: str) -> None:
 
 @pytest.mark.parametrize("kind", ["float16", "double"])
 def test_what_onnxruntime_has_no_kernels_for(kind: str) -> None:
-    text = conv(f"{A} {C} [n] y = Concat<axis = 1>(a, c1)", kind=kind).replace(", float16 six = {6}, float16 zero = {0}", "")
+    text = conv(f"{A} {C} [n] y = Concat<axis = 1>(a, c1)", kind=kind).replace(
+        ", float16 six = {6}, float16 zero = {0}", ""
+    )
     assert_rewritten(MergeParallelLayers(), text, {"Conv": 1}, run=False)
 
 
@@ -172,7 +176,7 @@ def test_split(case: str) -> None:
 
 
 PAIR = (
-    conv("{A} {C} y = Neg(a) z = Abs(c1)".format(A=A, C=C)).replace("] y)", "] y, float[E,F,G,H] z)"),
+    conv(f"{A} {C} y = Neg(a) z = Abs(c1)").replace("] y)", "] y, float[E,F,G,H] z)"),
     matrix("m = MatMul(x, w) y = Relu(m) m2 = MatMul(x, v) z = Relu(m2) q = Identity(x)", x="5,8"),
 )
 WIDER: dict[str, tuple[str, dict[str, int]]] = {
@@ -280,7 +284,9 @@ def test_skips(case: str) -> None:
 
 
 def test_layers_whose_rank_is_unknown() -> None:
-    model = loaded(matrix("t = Abs(x) [n] m = MatMul(t, w) y = Relu(m) m2 = MatMul(t, v) z = Neg(m2) q = Neg(x)", x="5,8"))
+    model = loaded(
+        matrix("t = Abs(x) [n] m = MatMul(t, w) y = Relu(m) m2 = MatMul(t, v) z = Neg(m2) q = Neg(x)", x="5,8")
+    )
     for node in model.graph:
         if node.op_type == "MatMul" and node.inputs[0] is not None:
             node.inputs[0].shape = None
@@ -306,11 +312,15 @@ def turned(rewrite: Rewrite) -> Rewrite:
 SABOTAGE: dict[str, tuple[str, Breakage]] = {
     "a channel of the weights": (conv(f"{A} {C} [n] y = Concat<axis = 1>(a, c1)"), scaled(1, 7, 1.001)),
     "a channel of the bias": (conv(f"{A} {C} [n] y = Concat<axis = 1>(a, c1)"), scaled(2, 7, 1.01)),
-    "pads": (conv("a = Conv<pads = [1, 0, 1, 0]>(x, w3) d = Conv<pads = [1, 0, 1, 0]>(x, v3) "
-                  "[n] y = Concat<axis = 1>(a, d)"), turned),
+    "pads": (
+        conv(
+            "a = Conv<pads = [1, 0, 1, 0]>(x, w3) d = Conv<pads = [1, 0, 1, 0]>(x, v3) [n] y = Concat<axis = 1>(a, d)"
+        ),
+        turned,
+    ),
     "a column": (matrix("[n] " + THREE), scaled(1, 7, 1.001, axis=1)),
     "sizes": (matrix("[n] " + THREE), wrong_sizes),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", SABOTAGE)
