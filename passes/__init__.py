@@ -6,15 +6,22 @@
 from __future__ import annotations
 
 from edgeopt.passes.dead_code import DeadCode
+from edgeopt.passes.einsum import WriteEinsum
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_constants import FoldConstants
 from edgeopt.passes.fold_pad import FoldPad
 from edgeopt.passes.fold_shapes import FoldShapes
 from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
+from edgeopt.passes.gemm import WriteGemm
 from edgeopt.passes.inline_functions import InlineFunctions
 from edgeopt.passes.inline_if import InlineIf
+from edgeopt.passes.merge_conv_sum import MergeConvSum
+from edgeopt.passes.merge_linear_chain import MergeLinearChain
+from edgeopt.passes.merge_parallel_layers import MergeParallelLayers
+from edgeopt.passes.reduce_to_pool import ReduceToPool
 from edgeopt.passes.remove_noops import RemoveNoops
 from edgeopt.passes.resolve_sequences import ResolveSequences
+from edgeopt.passes.space_depth import SpaceDepth
 from edgeopt.passes.unroll_loop import UnrollLoop
 from edgeopt.rewrite import Rule
 
@@ -26,8 +33,15 @@ EXACT: tuple[Rule, ...] = (
     UnrollLoop(),  # the same for loops
     ResolveSequences(),  # what unrolled loops collected in sequences
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
+    WriteEinsum(),  # the MatMul that it is can be merged with others
+    ReduceToPool(),  # a pool can take a Pad over
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
     FoldTransposeGemm(),  # needs a constant weight
+    MergeConvSum(),  # after the normalizations of the branches are folded
+    MergeLinearChain(),  # a sum of branches may have been between two layers
+    SpaceDepth(),  # after a Pad in front of the Conv is gone
+    MergeParallelLayers(),  # what is left beside each other
+    WriteGemm(),  # last of these: the others know MatMul and Add apart
     DeadCode(),  # last: drops what the others left behind
 )
