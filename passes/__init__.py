@@ -11,6 +11,7 @@ from edgeopt.passes.fold_constants import FoldConstants
 from edgeopt.passes.fold_pad import FoldPad
 from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
 from edgeopt.passes.remove_noops import RemoveNoops
+from edgeopt.passes.sink_transposes import SinkTransposes
 from edgeopt.rewrite import Rule
 
 EXACT: tuple[Rule, ...] = (
@@ -18,6 +19,7 @@ EXACT: tuple[Rule, ...] = (
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
+    SinkTransposes(),  # after what hides readers and producers is gone
     FoldTransposeGemm(),  # needs a constant weight
     DeadCode(),  # last: drops what the others left behind
 )
