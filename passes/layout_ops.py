@@ -43,7 +43,7 @@ from edgeopt.graph import (
 Perm = tuple[int, ...]
 Group = tuple[tuple[int, ...], tuple[int, ...]]  # axes of the input, axes of the output, both in order
 
-_UNARY = frozenset(
+UNARY = frozenset(
     "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish "
     "Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus "
     "Softsign Sqrt Swish Tan Tanh ThresholdedRelu Clip".split()
@@ -189,6 +189,21 @@ def moves_only_ones(dims: Dims, perm: Perm) -> bool:
     return kept == sorted(kept)
 
 
+def transposing(value: ir.Value, perm: Perm, name: str | None) -> ir.Node:
+    """A Transpose, or a Reshape if only axes of size 1 move and at most one size is not known."""
+    dims = dims_of(value)
+    after: Dims | None = tuple(dims[k] for k in perm) if dims is not None else None
+    base = name or value.name
+    outputs = [ir.Value(name=f"{base}/transposed", type=value.type, shape=ir.Shape(after) if after is not None else None)]
+    if dims is not None and after is not None and moves_only_ones(dims, perm):
+        shape = view_shape(dims, after)
+        if shape is not None:
+            target = constant_value(f"{base}/shape", np.array(shape, np.int64))
+            return ir.Node("", "Reshape", inputs=[value, target], outputs=outputs, name=name or "")
+    attributes = [ir.AttrInt64s("perm", list(perm))]
+    return ir.Node("", "Transpose", inputs=[value], attributes=attributes, outputs=outputs, name=name or "")
+
+
 def relation(node: ir.Node, version: int) -> Relation | None:
     """How the axes of this node's inputs and outputs belong together, or None."""
     source = input_or_none(node, 0)
@@ -196,7 +211,7 @@ def relation(node: ir.Node, version: int) -> Relation | None:
     if dims is None or not is_op(node, node.op_type) or any(_used(o) and dims_of(o) is None for o in node.outputs):
         return None
     kind = node.op_type
-    if kind in _UNARY:
+    if kind in UNARY:
         return _unary(node, dims)
     if kind in _NARY:
         return _nary(node, version)

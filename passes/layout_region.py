@@ -119,7 +119,7 @@ class Region:
     # -------------------------------------------------------------------------------------------- costs
     def conversion(self, value: ir.Value) -> Cost:
         """Between the value and its twin."""
-        return cost(value, inverse(self.values[value]), self.values[value])
+        return cost(value, self.values[value], self.values[value])
 
     def source_perm(self, transpose: ir.Node) -> Perm | None:
         """From the input of a Transpose that makes a value of the region to the value's twin."""

@@ -21,22 +21,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import Dims, constant_value, dims_of, graphs, is_op, opset
-from edgeopt.passes.layout_ops import (
-    Perm,
-    inverse,
-    is_identity,
-    moves_only_ones,
-    perm_of,
-    twin_dims,
-    view_shape,
-)
-from edgeopt.passes.layout_region import Region
+from edgeopt.graph import dims_of, graphs, is_op, opset
+from edgeopt.passes.layout_ops import Perm, inverse, is_identity, perm_of, transposing, twin_dims
+from edgeopt.passes.layout_region import Cost, Region, cost
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
+_FIRST_OPSET = 5  # Reshape has its shape as an input
 _FREE = ("stay", "follow", "precede")
 
 
@@ -60,7 +52,7 @@ class SinkTransposes:
 
     def match(self, node: ir.Node, state: Any) -> Answer:
         """Rewrite the region below or above this Transpose."""
-        if not is_op(node, "Transpose") or node.graph is None:
+        if not is_op(node, "Transpose") or node.graph is None or state < _FIRST_OPSET:
             return None
         perm, source, output = perm_of(node), node.inputs[0], node.outputs[0]
         if perm is None or source is None or is_identity(perm):
@@ -136,7 +128,19 @@ class _Rebuild:
             for old in node.outputs:
                 if old.is_graph_output() or any(use.node not in self.region.twins for use in old.uses()):
                     outputs.append((old, self._plain(old)))
+        if not self._after().better_than(self._before(old_nodes)):
+            return None  # counted on what is written: each rewrite makes the graph better, so that they come to an end
         return Rewrite(tuple(old_nodes[::-1]), tuple(self.new), tuple(outputs))
+
+    def _before(self, nodes: list[ir.Node]) -> Cost:
+        """Of the Transposes that go."""
+        gone = [n for n in nodes if n not in self.region.nodes and not self._stays(n)]
+        costs = [cost(n.inputs[0], perm_of(n) or (), None) for n in gone if n.inputs[0] is not None]
+        return sum(costs, start=Cost())
+
+    def _after(self) -> Cost:
+        """Of the Transposes and Reshapes that come."""
+        return sum((cost(value, perm, None) for value, perm in self._converted), start=Cost())
 
     def _stays(self, node: ir.Node) -> bool:
         """Whether this Transpose still gives somebody its value as it is."""
@@ -207,21 +211,6 @@ class _Rebuild:
             self.new.append(node)
             self._converted[value, perm] = node.outputs[0]
         return self._converted[value, perm]
-
-
-def transposing(value: ir.Value, perm: Perm, name: str | None) -> ir.Node:
-    """A Transpose, or a Reshape if only axes of size 1 move and at most one size is not known."""
-    dims = dims_of(value)
-    after: Dims | None = tuple(dims[k] for k in perm) if dims is not None else None
-    base = name or value.name
-    outputs = [ir.Value(name=f"{base}/transposed", type=value.type, shape=ir.Shape(after) if after is not None else None)]
-    if dims is not None and after is not None and moves_only_ones(dims, perm):
-        shape = view_shape(dims, after)
-        if shape is not None:
-            target = constant_value(f"{base}/shape", np.array(shape, np.int64))
-            return ir.Node("", "Reshape", inputs=[value, target], outputs=outputs, name=name or "")
-    attributes = [ir.AttrInt64s("perm", list(perm))]
-    return ir.Node("", "Transpose", inputs=[value], attributes=attributes, outputs=outputs, name=name or "")
 
 
 def _in_order(nodes: set[ir.Node]) -> list[ir.Node]:
