@@ -8,7 +8,9 @@ from __future__ import annotations
 from edgeopt.passes.dead_code import DeadCode
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_constants import FoldConstants
+from edgeopt.passes.fold_expand import FoldExpand
 from edgeopt.passes.fold_pad import FoldPad
+from edgeopt.passes.fold_reduce_shape import FoldReduceShape
 from edgeopt.passes.fold_reshapes import FoldReshapes
 from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
 from edgeopt.passes.fold_transpose_pairs import FoldTransposePairs
@@ -24,6 +26,8 @@ EXACT: tuple[Rule, ...] = (
     FoldTransposePairs(),  # the plain pairs; what it leaves is a region's business
     SinkTransposes(),  # after what hides readers and producers is gone
     FoldReshapes(),  # Transposes that became views join the chains of views
+    FoldReduceShape(),  # a view behind a reduction that was not folded into another view
+    FoldExpand(),  # needs the sizes that the folds of views state
     FoldTransposeGemm(),  # needs a constant weight
     DeadCode(),  # last: drops what the others left behind
 )

@@ -79,7 +79,10 @@ def _inner(node: ir.Node, value: ir.Value) -> tuple[list[ir.Node], ir.Node | Non
     between: list[ir.Node] = []
     producer = value.producer()
     while producer is not None and is_op(producer, *UNARY) and len(between) < _MOST_BETWEEN:
-        if only_consumer(producer.outputs[0]) is not (between[-1] if between else node) or producer.graph is not node.graph:
+        if (
+            only_consumer(producer.outputs[0]) is not (between[-1] if between else node)
+            or producer.graph is not node.graph
+        ):
             return between, None
         if producer.inputs[0] is None:
             return between, None
@@ -197,9 +200,7 @@ def _view(node: ir.Node, kind: str, inputs: Sequence[ir.Value | None], attribute
     return ir.Node("", kind, inputs=inputs, attributes=attributes, outputs=[result], name=node.name)
 
 
-def _rewrite(
-    node: ir.Node, between: list[ir.Node], inner: ir.Node, source: ir.Value, view: ir.Node | None
-) -> Rewrite:
+def _rewrite(node: ir.Node, between: list[ir.Node], inner: ir.Node, source: ir.Value, view: ir.Node | None) -> Rewrite:
     """Case 6: the element-wise nodes read the source; then the view, if one is left."""
     value = source
     dims: Dims | None = dims_of(source)

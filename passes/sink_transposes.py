@@ -67,7 +67,11 @@ class SinkTransposes:
                 region.grow(seed, start)
                 before, after = region.cut()
                 fixed += region.fixed
-                if after.better_than(before) and node in region.twins and (best is None or _key(after, before) < best[0]):
+                if (
+                    after.better_than(before)
+                    and node in region.twins
+                    and (best is None or _key(after, before) < best[0])
+                ):
                     best = (_key(after, before), region)
                 if not any(r.ranks[0] != r.ranks[1] or len(r.groups) < r.ranks[1] for r, _, _ in region.nodes.values()):
                     break  # no axis is free: the other choices are the same
