@@ -9,9 +9,13 @@ from edgeopt.passes.dead_code import DeadCode
 from edgeopt.passes.einsum import WriteEinsum
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_constants import FoldConstants
+from edgeopt.passes.fold_expand import FoldExpand
 from edgeopt.passes.fold_pad import FoldPad
+from edgeopt.passes.fold_reduce_shape import FoldReduceShape
+from edgeopt.passes.fold_reshapes import FoldReshapes
 from edgeopt.passes.fold_shapes import FoldShapes
 from edgeopt.passes.fold_transpose_gemm import FoldTransposeGemm
+from edgeopt.passes.fold_transpose_pairs import FoldTransposePairs
 from edgeopt.passes.gemm import WriteGemm
 from edgeopt.passes.inline_functions import InlineFunctions
 from edgeopt.passes.inline_if import InlineIf
@@ -21,6 +25,7 @@ from edgeopt.passes.merge_parallel_layers import MergeParallelLayers
 from edgeopt.passes.reduce_to_pool import ReduceToPool
 from edgeopt.passes.remove_noops import RemoveNoops
 from edgeopt.passes.resolve_sequences import ResolveSequences
+from edgeopt.passes.sink_transposes import SinkTransposes
 from edgeopt.passes.space_depth import SpaceDepth
 from edgeopt.passes.unroll_loop import UnrollLoop
 from edgeopt.rewrite import Rule
@@ -37,6 +42,11 @@ EXACT: tuple[Rule, ...] = (
     ReduceToPool(),  # a pool can take a Pad over
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
+    FoldTransposePairs(),  # the plain pairs; what it leaves is a region's business
+    SinkTransposes(),  # after what hides readers and producers is gone
+    FoldReshapes(),  # Transposes that became views join the chains of views
+    FoldReduceShape(),  # a view behind a reduction that was not folded into another view
+    FoldExpand(),  # needs the sizes that the folds of views state
     FoldTransposeGemm(),  # needs a constant weight
     MergeConvSum(),  # after the normalizations of the branches are folded
     MergeLinearChain(),  # a sum of branches may have been between two layers
