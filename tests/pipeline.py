@@ -46,8 +46,9 @@ def problems(proto: onnx.ModelProto, done: Simplified) -> list[str]:
 def _interface(a: onnx.ModelProto, b: onnx.ModelProto) -> list[tuple[str, list[str], list[str]]]:
     """Inputs and outputs with their types; of an output without a stated shape, name and element type only."""
     rows = []
+    stored = {t.name for t in a.graph.initializer} if a.ir_version < 4 else set()  # had to be inputs, and were none
     for what in ("input", "output"):
-        before, after = getattr(a.graph, what), getattr(b.graph, what)
+        before, after = ([v for v in getattr(m.graph, what) if v.name not in stored] for m in (a, b))
         rows.append((what, [v.name for v in before], [v.name for v in after]))
         for v, w in zip(before, after, strict=False):
             rows.append((f"{what} {v.name}", [_text(v, True)], [_text(w, _has_shape(v))]))
@@ -133,23 +134,29 @@ def distance(a: Any, b: Any) -> str | None:
 
 
 def differences(a: onnx.ModelProto, b: onnx.ModelProto, given: Sequence[Mapping[str, Array]]) -> list[str]:
-    """Where the outputs of ``b`` are not those of ``a`` (unoptimized), which must run on each feed."""
+    """Where the outputs of ``b`` are not those of ``a`` without optimizations, at either level.
+
+    ``a`` must run on each feed. Where onnxruntime's own optimizations spoil ``a`` itself, ``b`` may fail too.
+    """
     found = []
     for k, feed in enumerate(given):
         wanted = run(a, feed, LEVELS[0])
         for level in LEVELS:
-            try:
-                values = run(b, feed, level)
-            except Exception as error:  # noqa: BLE001 -- onnxruntime raises many kinds
-                found.append(f"feed {k}: does not run any more: {error}"[:300])
-                continue
-            if list(values) != list(wanted):
-                found.append(f"feed {k}: outputs {list(values)} instead of {list(wanted)}")
-                continue
-            for name, value in wanted.items():
-                if (why := distance(value, values[name])) is not None:
-                    found.append(f"feed {k}, {level.name}: output {name!r} {why}")
+            why = _difference(b, feed, level, wanted)
+            if why is not None and (level == LEVELS[0] or _difference(a, feed, level, wanted) is None):
+                found.append(f"feed {k}, {level.name}: {why}")
     return found
+
+
+def _difference(model: onnx.ModelProto, feed: Mapping[str, Array], level: Any, wanted: Mapping[str, Any]) -> str | None:
+    try:
+        values = run(model, feed, level)
+    except Exception as error:  # noqa: BLE001 -- onnxruntime raises many kinds
+        return f"does not run: {error}"[:300]
+    if list(values) != list(wanted):
+        return f"outputs {list(values)} instead of {list(wanted)}"
+    reasons = ((name, distance(value, values[name])) for name, value in wanted.items())
+    return next((f"output {name!r} {why}" for name, why in reasons if why is not None), None)
 
 
 def all_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -163,3 +170,27 @@ def all_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
             bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
             stack += [n for body in bodies for n in body.node]
     return found
+
+
+def missed(proto: onnx.ModelProto, goal: str) -> list[str]:
+    """The demands that the model does not meet.
+
+    Args:
+        proto: The model.
+        goal: Demands, separated by ``; ``: ``no Op``, ``has Op``, ``N Op`` (exactly) and ``N nodes``: at most N,
+            those of bodies, of local functions and Constant nodes included.
+    """
+    found = [node.op_type for node in all_nodes(proto)]
+    lacking = []
+    for demand in filter(None, goal.split("; ")):
+        word, name = demand.split()
+        if name == "nodes":
+            kept = len(found) <= int(word)
+        elif word.isdecimal():
+            kept = found.count(name) == int(word)
+        else:
+            assert word in ("no", "has")
+            kept = (name in found) == (word == "has")
+        if not kept:
+            lacking.append(f"{demand}: {' '.join(found)}")
+    return lacking

@@ -1,15 +1,11 @@
 """What ``simplify`` can do, one small graph per ability, each with a strict goal.
 
-A goal is a list of demands, all of which must hold for the result: ``no Op``, ``has Op`` and ``N nodes`` (at most N,
-those of bodies and Constant nodes included). ``NOT_YET`` names the abilities that are known to be missing: it is
+Goals are those of ``pipeline.missed``. ``NOT_YET`` names the abilities that are known to be missing: it is
 asserted that they are, so that the set is kept as short as the truth allows.
 """
 
 from __future__ import annotations
 
-import re
-
-import onnx
 import pytest
 
 from edgeopt import saving
@@ -795,22 +791,6 @@ NOT_YET: set[str] = {
 }
 
 
-def achieved(proto: onnx.ModelProto, goal: str) -> list[str]:
-    """The demands that the model misses."""
-    found = [node.op_type for node in pipeline.all_nodes(proto)]
-    missed = []
-    for demand in goal.split("; "):
-        if number := re.fullmatch(r"(\d+) nodes", demand):
-            kept = len(found) <= int(number[1])
-        else:
-            word, name = demand.split()
-            assert word in ("no", "has")
-            kept = (name in found) == (word == "has")
-        if not kept:
-            missed.append(f"{demand}: {' '.join(found)}")
-    return missed
-
-
 @pytest.mark.parametrize("name", ABILITIES)
 def test_ability(name: str) -> None:
     text, goal = ABILITIES[name]
@@ -819,7 +799,7 @@ def test_ability(name: str) -> None:
     result = saving.to_proto(done.model)
     assert pipeline.problems(given, done) == []
     assert pipeline.differences(given, result, pipeline.feeds(given)) == []
-    missed = achieved(result, goal)
+    missed = pipeline.missed(result, goal)
     if name in NOT_YET:
         assert missed, "it holds now: take it from NOT_YET"
     else:
@@ -834,4 +814,4 @@ def test_the_list_of_what_is_missing_names_abilities() -> None:
 @pytest.mark.parametrize("name", ABILITIES)
 def test_the_goal_is_not_met_at_the_start(name: str) -> None:
     text, goal = ABILITIES[name]
-    assert achieved(models.filled(text), goal)
+    assert pipeline.missed(models.filled(text), goal)
