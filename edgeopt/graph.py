@@ -14,6 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Dims = tuple[int | str | None, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+ANNOTATION_KEY = "quant_parameter_tensor_names"  # in a value's ``meta``: its quantization annotation, role to tensor
 _SHARED_LIMIT_BYTES = 65_536  # what a rewrite of one reader may store a second time
 
 

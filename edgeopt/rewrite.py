@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import onnx
 import onnx_ir as ir
 
-from edgeopt.graph import Names, captured_values, constant_tensor, graphs, has_subgraph
+from edgeopt.graph import ANNOTATION_KEY, Names, captured_values, constant_tensor, graphs, has_subgraph
 from edgeopt.node_types import infer_outputs
 from edgeopt.protos import rename_bodies
 from edgeopt.sizes import Size
@@ -311,10 +311,11 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
             new.name = names.fresh(new.name or f"{old.name}/folded")
             graph.register_initializer(new)
             folded.add(new)
-        if new.type is None:
-            new.type = old.type
-        if new.shape is None and old.shape is not None:
-            new.shape = old.shape.copy()
+        if not new.is_graph_output():  # else its type is part of the interface
+            if new.type is None:
+                new.type = old.type
+            if new.shape is None and old.shape is not None:
+                new.shape = old.shape.copy()
         if old.is_graph_output():  # the interface keeps its name, type and dims
             new.name, new.type, new.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -333,6 +334,15 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
         gone = (producer := old.producer()) is not None and producer.graph is None
         if gone and (new.producer() in rewrite.replacement or new in folded):
             new.name = old.name
+            _keep_notes(old, new)
+
+
+def _keep_notes(old: ir.Value, new: ir.Value) -> None:
+    """What is noted of a value (metadata, quantization annotation) stays with its name."""
+    for key, text in old.metadata_props.items():
+        new.metadata_props.setdefault(key, text)
+    if ANNOTATION_KEY in old.meta:
+        new.meta.setdefault(ANNOTATION_KEY, old.meta[ANNOTATION_KEY])
 
 
 def _origin(rule: str, nodes: Sequence[ir.Node]) -> str:

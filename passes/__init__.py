@@ -48,9 +48,7 @@ EXACT: tuple[Rule, ...] = (
     InlineIf(),  # a condition that was folded; the other passes then see one graph
     UnrollLoop(),  # the same for loops
     ResolveSequences(),  # what unrolled loops collected in sequences
-    RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     WriteEinsum(),  # the MatMul that it is can be merged with others
-    ReduceToPool(),  # a pool can take a Pad over
     ConstantsToInitializers(),  # one kind of constant from here on
     DedupeInitializers(),  # equal inputs become one value, which the next but one compares
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
@@ -63,6 +61,7 @@ EXACT: tuple[Rule, ...] = (
     FoldPads(),  # one Pad for FoldPad to look at
     FoldClips(),  # a single activation behind each layer
     FoldResize(),  # asks for constant sizes
+    ReduceToPool(),  # a pool can take a Pad over
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
     FoldTransposePairs(),  # the plain pairs; what it leaves is a region's business

@@ -9,7 +9,9 @@ import pytest
 
 from edgeopt import files, saving
 from edgeopt.cutouts import check
-from edgeopt.graph import constant, graphs, op_histogram
+from edgeopt.graph import ANNOTATION_KEY, constant, graphs, op_histogram
+from edgeopt.passes.fold_constants import FoldConstants
+from edgeopt.passes.remove_noops import RemoveNoops
 from edgeopt.rewrite import CLEAN_UP, EVERYWHERE, Answer, Rewrite, Skip, apply
 from tests.models import loaded
 
@@ -275,3 +277,20 @@ def test_empty_optional_slots_stay_empty() -> None:
     (case,) = apply(Made(match), loaded("g (float[2] x, float b) => (float[2] y) { y = Clip(x, , b) }")).cases
     assert [bool(i) for i in case.before[0].input] == [True, False, True]
     assert [bool(i) for i in case.after[0].input] == [True, False, True]
+
+
+def test_a_graph_output_that_takes_a_place_keeps_its_stated_type() -> None:
+    model = loaded("g (float[2] x) => (float[] h, float[2] y) { h = Exp(x) k = Identity(h) y = Neg(k) }")
+    apply(RemoveNoops(), model)
+    assert op_histogram(model) == {"Exp": 1, "Neg": 1}
+    assert model.graph.outputs[0].shape is None
+
+
+def test_what_is_noted_of_a_value_stays_with_its_name() -> None:
+    model = loaded("g (float[2] x) => (float[2] y) <float[2] c, float[2] d> { h = Add(c, d) y = Add(x, h) }")
+    h = model.graph.node(0).outputs[0]
+    h.metadata_props["key"] = "text"
+    h.meta[ANNOTATION_KEY] = {"SCALE_TENSOR": "c"}
+    apply(FoldConstants(), model)
+    folded = model.graph.initializers["h"]
+    assert (folded.metadata_props, folded.meta[ANNOTATION_KEY]) == ({"key": "text"}, {"SCALE_TENSOR": "c"})
