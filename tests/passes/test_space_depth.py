@@ -23,8 +23,10 @@ BOUNDS = (
     " int64[1] two = {2}, int64[2] short = {4, 8}"
 )
 WEIGHTS = f"float[5,12,3,3] w, float[5] b, {BOUNDS}"
-SLICES = "s0 = Slice(x, p00, e, a, st) s1 = Slice(x, p10, e, a, st) s2 = Slice(x, p01, e, a, st) s3"
-" = Slice(x, p11, e, a, st)"
+SLICES = (
+    "s0 = Slice(x, p00, e, a, st) s1 = Slice(x, p10, e, a, st) s2 = Slice(x, p01, e, a, st) s3"
+    " = Slice(x, p11, e, a, st)"
+)
 YOLO, PLAIN = "t = Concat<axis = 1>(s0, s1, s2, s3)", "t = Concat<axis = 1>(s0, s2, s1, s3)"
 CONV = "[n] y = Conv<pads = [1, 1, 1, 1]>(t, w, b)"
 
