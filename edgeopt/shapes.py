@@ -13,16 +13,16 @@ from edgeopt.graph import dims_of, graphs, opset, static_shape
 from edgeopt.skeleton import skeleton
 
 
-def infer(model: ir.Model, *, outputs: bool = False) -> ir.Model:
+def infer(model: ir.Model, *, outputs: bool = False, light: onnx.ModelProto | None = None) -> ir.Model:
     """Add the dims and types that ONNX's own inference finds, in place; symbolic dimensions are kept.
 
     What it cannot infer (unknown domains, contradictions) stays as it was: missing shapes cost precision of
     reports, never correctness. Graph inputs and outputs are the user's: they keep what they state, unless
     ``outputs`` asks for theirs too. (onnx_ir's own pass replaces stated dims, and gives sequences the type of a
-    tensor.)
+    tensor.)  ``light`` is the model's ``skeleton``, if it is known already.
     """
     try:
-        proto = onnx.shape_inference.infer_shapes(skeleton(model), check_type=False, data_prop=True)
+        proto = onnx.shape_inference.infer_shapes(light or skeleton(model), check_type=False, data_prop=True)
     except Exception:  # noqa: BLE001 -- inference is best effort, and its errors have no common base
         return model
     for graph, inferred in _pairs(model.graph, proto.graph):
