@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -126,11 +127,12 @@ class SourceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO = path.open("rb")
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
         self._state = self._now()
 
     def _now(self) -> tuple[int, int]:
-        found = os.fstat(self._file.fileno())
+        found = os.fstat(self._file)
         return found.st_size, found.st_mtime_ns
 
     @property
@@ -147,7 +149,7 @@ class SourceFile:
 
     def take_apart(self) -> tuple[bytes, dict[str, Piece]]:
         """The message without the data of its large initializers, and where that lies (``wire.take_apart``)."""
-        return take_apart(self._file.fileno(), PLAIN_TYPES)
+        return take_apart(self._file, PLAIN_TYPES)
 
     def read(self, piece: Piece) -> bytearray:
         """The bytes there.
@@ -158,7 +160,7 @@ class SourceFile:
         data = bytearray(piece.length)
         view, done = memoryview(data), 0
         while done < piece.length:
-            found = os.preadv(self._file.fileno(), [view[done:]], piece.offset + done)
+            found = os.preadv(self._file, [view[done:]], piece.offset + done)
             if found == 0:
                 break
             done += found
