@@ -161,15 +161,8 @@ def _difference(model: onnx.ModelProto, feed: Mapping[str, Array], level: Any, w
 
 def all_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes of all graphs, bodies and local functions included."""
-    stack: list[onnx.NodeProto] = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    found = []
-    while stack:
-        node = stack.pop()
-        found.append(node)
-        for attribute in node.attribute:
-            bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-            stack += [n for body in bodies for n in body.node]
-    return found
+    top = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    return [m for n in top for m in (n, *inner_nodes(n))]
 
 
 def missed(proto: onnx.ModelProto, goal: str) -> list[str]:
@@ -194,3 +187,12 @@ def missed(proto: onnx.ModelProto, goal: str) -> list[str]:
         if not kept:
             lacking.append(f"{demand}: {' '.join(found)}")
     return lacking
+
+
+def inner_nodes(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The nodes of the node's bodies, at any depth."""
+    found = []
+    for attribute in node.attribute:
+        for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
+            found += [m for n in body.node for m in (n, *inner_nodes(n))]
+    return found
