@@ -101,6 +101,22 @@ def _bodies(node: ir.Node) -> list[ir.Graph]:
     return found
 
 
+def captured_values(node: ir.Node) -> list[ir.Value]:
+    """What the node's bodies read from the graphs around them, each once, in a fixed order."""
+    inside: set[ir.Value] = set()
+    read: dict[ir.Value, None] = {}
+    stack = _bodies(node)[::-1]
+    while stack:
+        body = stack.pop()
+        inside.update(body.inputs, body.initializers.values())
+        for inner in body:
+            inside.update(inner.outputs)
+            read.update(dict.fromkeys(v for v in inner.inputs if v is not None))
+            stack += _bodies(inner)
+        read.update(dict.fromkeys(body.outputs))
+    return [v for v in read if v not in inside]
+
+
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether ``node`` is one of these operators of the standard ONNX domain."""
     return node is not None and node.op_type in op_types and node.domain in STANDARD_DOMAINS

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeopt import files, saving
+from edgeopt.cutouts import check
 from edgeopt.graph import ANNOTATION_KEY, constant, graphs, op_histogram
 from edgeopt.passes.fold_constants import FoldConstants
 from edgeopt.passes.remove_noops import RemoveNoops
@@ -231,18 +232,23 @@ def test_a_case_holds_both_versions_and_what_they_read() -> None:
     assert case.uncheckable is None
 
 
-def test_a_case_with_a_body_cannot_be_cut_out() -> None:
+def test_a_case_with_a_body_reads_what_the_body_reads() -> None:
     made = loaded(
         "g (float[2] x, bool c) => (float[2] y) { [n] u = If(c) <then_branch = p () => (float[2] a) { a = Neg(x) },"
         " else_branch = q () => (float[2] a) { a = Exp(x) }> y = Neg(u) }"
     )
 
     def match(node: ir.Node) -> Answer:
-        new = ir.Node("", "Neg", [made.graph.inputs[0]], num_outputs=1)
+        new = ir.Node("", "Abs", [made.graph.inputs[0]], num_outputs=1)
         return Rewrite((node,), (new,), ((node.outputs[0], new.outputs[0]),)) if node.op_type == "If" else None
 
     (case,) = apply(Made(match), made).cases
-    assert case.uncheckable == "If has a body"
+    assert case.uncheckable is None
+    assert [v.name for v in case.inputs.values()] == ["c", "x"]
+    bodies = [a.g for a in case.before[0].attribute]
+    assert [list(n.input) for g in bodies for n in g.node] == [["v1"], ["v1"]]
+    assert [n.output[0] == g.output[0].name for g in bodies for n in g.node] == [True, True]
+    assert list(check([case], made).failed) == ["n"]
 
 
 def test_a_case_lists_producers_before_readers() -> None:
