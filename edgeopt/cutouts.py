@@ -190,7 +190,7 @@ def _run_chunk(
     runs = []
     for chosen in feeds:
         found = session.run({f"{k}/{name}": a for k, values in enumerate(chosen) for name, a in values.items()})
-        given = {name: array for name, value in found.items() if (array := as_array(value)) is not None}
+        given = {name: a for name, value in found.items() if (a := as_array(value)) is not None}
         if len(given) < len(found):
             raise ModelError("an output is no tensor")
         runs.append(
