@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import graphlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ _GROWTH_BYTES, _GROWTH_SHARE = 1024, 0.01  # all of them together, in one round:
 _CEILING_BYTES = 64_000_000  # a result larger than this is not even computed: a hostile Expand
 _ROUND_BYTES = 512_000_000  # results held at a time; what is left waits for the next round
 _UNKNOWN_INPUT_BYTES = 65_536  # inputs from which a result of unknown size is computed all the same
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _KEPT = ("Constant", "QuantizeLinear", "DequantizeLinear")
 _SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their inputs
     *("ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "CenterCropPad", "OneHot", "Einsum"),
@@ -115,6 +116,19 @@ def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, 
             values[value] = array
 
 
+def _sessions(order: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:
+    """All nodes at once, but those of 16-bit floats alone: onnxruntime would round only where a chain of them ends."""
+    group: list[ir.Node] = []
+    for node in order:
+        if any(v is not None and v.dtype in _HALF for v in (*node.inputs, *node.outputs)):
+            yield group
+            yield [node]
+            group = []
+        else:
+            group.append(node)
+    yield group
+
+
 def _message(value: ir.Value, values: Mapping[ir.Value, Array], name: str) -> onnx.TensorProto:
     tensor = constant_tensor(value)
     if tensor is None:
@@ -162,7 +176,8 @@ class FoldConstants:
             infer(model)
             order, state.skips = _plan(model)
         try:
-            _evaluate(order, model, state.values)
+            for group in _sessions(order):
+                _evaluate(group, model, state.values)
         except ModelError:  # one node that cannot run must not keep the others from folding
             for node in order:
                 with contextlib.suppress(ModelError):

@@ -67,8 +67,9 @@ class _State:
         self.places: dict[Size, tuple[ir.Value, int]] = {}
         nodes = [n for g in graphs(model) for n in g]
         self.active = any(is_op(n, *_SOURCES) for n in nodes)
-        if self.active:
+        if self.active or any(v.shape is None for n in nodes for v in n.outputs):  # folded constants were sizes, say
             improve(nodes, self.known)
+        if self.active:
             for value in model.graph.inputs:
                 dims = self.known.dims(value)
                 if dims is not None and isinstance(value.type, ir.TensorType):

@@ -18,6 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 OPSETS = (9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21)
 LEAST, MOST = 5, 40
 TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "float16": TensorProto.FLOAT16}
+FIRST = [(4, 8, 8), (6, 6, 5), (4, 8, 8), (6, 6), (5, 8), (8,), (2, 4, 3, 4)]  # dims of inputs, without the batch
 LOCAL = "local"  # domain of the model's own functions
 LARGEST = 6000  # elements of a value, without the batch
 
@@ -61,6 +62,11 @@ class Builder:
         self.made = 0
         self.depth = 0
 
+    @property
+    def double(self) -> bool:
+        """Of float64, for which onnxruntime has few kernels."""
+        return self.dtype.name == "float64"
+
     # Parts
 
     def chance(self, p: float) -> bool:
@@ -87,11 +93,11 @@ class Builder:
         self.pool.append(value)
         return value
 
-    def store(self, array: Array) -> str:
-        """A stored constant: an initializer, at times one that is there already, or a Constant node."""
+    def store(self, array: Array, *, share: bool = True) -> str:
+        """A stored constant: an initializer, at times one that is there already (``share``), or a Constant node."""
         array = np.asarray(array, order="C")
         key = (array.dtype.str, array.shape)
-        if array.dtype == self.dtype and array.size > 1 and key in self.stored and self.chance(0.15):
+        if share and array.dtype == self.dtype and array.size > 1 and key in self.stored and self.chance(0.15):
             return str(self.pick(self.stored[key]))
         if self.chance(0.15):
             return self.raw("Constant", [], value=numpy_helper.from_array(array))[0]
@@ -150,7 +156,7 @@ class Builder:
         Args:
             moves: Motifs for a value of this rank: those for any, and those for this one.
         """
-        first = self.pick([(4, 8, 8), (6, 6, 5), (4, 8, 8), (5, 8), (8,), (2, 4, 3, 4)])
+        first = self.pick([(5, 8), (8,)] if self.double else FIRST)
         self.input(*first)
         if self.chance(0.2):
             self.input(*first)

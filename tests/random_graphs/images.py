@@ -175,8 +175,8 @@ def resize(b: Builder, x: Value) -> Value:
     if b.opset < 11 or b.dtype.name == "float64" or math.prod(x.inner) * 4 > LARGEST:
         return unary(b, x)
     scale = b.pick([1, 2])
-    scales = b.store(np.array([1, 1, scale, scale], np.float32))
-    empty = b.store(np.array([], np.float32)) if b.opset < 13 else ""
+    scales = b.store(np.array([1, 1, scale, scale], np.float32), share=False)
+    empty = b.store(np.array([], np.float32), share=False) if b.opset < 13 else ""
     dims = x.with_inner(x.inner[0], x.inner[1] * scale, x.inner[2] * scale)
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return b.op("Resize", [x, empty, scales], dims, **how)

@@ -84,6 +84,8 @@ def layer_norm(b: Builder, x: Value) -> Value:
 
 def lift(b: Builder, x: Value) -> Value:
     """A vector or sequence as an image."""
+    if b.double:
+        return unary(b, x)
     up = {"axes": list(range(x.rank, 4))}
     dims = (*x.dims, *([1] * (4 - x.rank)))
     if b.opset < 13:

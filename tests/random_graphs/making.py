@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx
 from hypothesis import strategies as st
 
-from tests.random_graphs import control, general, images, layers
+from tests.random_graphs import computed, control, general, images, layers, spatial
 from tests.random_graphs.builder import LEAST, MOST, Builder, Move
 
 ANY: list[Move] = [
@@ -21,20 +21,29 @@ ANY: list[Move] = [
     general.softmax, general.unsqueeze_squeeze, general.transposes, general.transposes, general.reshapes,
     general.shape_reshape, general.expand_like, general.split_concat, general.slices, general.concats,
     general.constant_branch, general.dead, control.branches,
+    control.branches, control.loop, control.sequence, control.function, control.where, computed.view, computed.zeros,
+    computed.gathered, computed.repeated, computed.extremes, computed.constant_output, computed.embedding,
+    spatial.newer_activation, spatial.normalized, spatial.quantized_input,
 ]  # fmt: skip
 BY_RANK: dict[int, list[Move]] = {
     2: [
         layers.gemm, layers.matmul, layers.layers, layers.layer_affine, layers.gemm_bn, layers.bn_gemm,
-        layers.projections, layers.layer_norm, layers.lift,
+        layers.projections, layers.layer_norm, layers.lift, computed.einsum,
+        spatial.quantized_weight,
     ],
-    3: [layers.matmul, layers.layers, layers.layer_affine, layers.projections, layers.layer_norm, layers.lift],
+    3: [
+        layers.matmul, layers.layers, layers.layer_affine, layers.projections, layers.layer_norm, layers.lift,
+        computed.einsum, computed.added_token, computed.masked, spatial.conv_nd, spatial.pool_nd,
+        spatial.quantized_weight,
+    ],
     4: [
         images.conv, images.conv_same, images.conv_bn, images.conv_bn, images.conv_affine, images.bn_conv,
         images.residual, images.multi_branch, images.siblings, images.conv_chain, general.batch_norm,
         images.pad_reader, images.pool, images.global_pool, images.flat, images.head, images.reduce_squeeze,
         images.resize, images.focus, images.shuffle, images.tokens, images.conv_transpose,
+        computed.masked, spatial.depth_space, spatial.pixel_shuffle, spatial.upsampled, spatial.quantized_weight,
     ],
-    5: [general.batch_norm, images.flat],
+    5: [general.batch_norm, images.flat, spatial.conv_nd, spatial.conv_nd, spatial.pool_nd],
 }  # fmt: skip
 
 

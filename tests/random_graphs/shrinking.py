@@ -22,9 +22,9 @@ def shrink(model: onnx.ModelProto, fails: Callable[[onnx.ModelProto], bool]) -> 
         nonlocal model
         candidate = onnx.ModelProto()
         candidate.CopyFrom(model)
-        change(candidate.graph)
-        _forget_unused(candidate.graph)
         try:
+            change(candidate.graph)
+            _forget_unused(candidate.graph)
             onnx.checker.check_model(candidate, full_check=True)
             failed = fails(candidate)
         except Exception:  # noqa: BLE001 -- no valid model: not this way
