@@ -47,6 +47,7 @@ from edgeopt.graph import (
     is_op,
     opset,
 )
+from edgeopt.node_types import infer_outputs
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 from edgeopt.shape_data import DATA_OPS, ShapeData
 from edgeopt.shape_known import product, slice_bounds
@@ -67,7 +68,11 @@ class _State:
         self.places: dict[Size, tuple[ir.Value, int]] = {}
         nodes = [n for g in graphs(model) for n in g]
         self.active = any(is_op(n, *_SOURCES) for n in nodes)
-        if self.active or any(v.shape is None for n in nodes for v in n.outputs):  # folded constants were sizes, say
+        open_values = [v for n in nodes for v in n.outputs if v.shape is None or v.type is None]
+        if self.active or open_values:  # folded constants were sizes, say
+            for node in dict.fromkeys(v.producer() for v in open_values):
+                assert node is not None  # it is an output of a node
+                infer_outputs(node, model.opset_imports, model.ir_version)
             improve(nodes, self.known)
         if self.active:
             for value in model.graph.inputs:
@@ -108,7 +113,7 @@ def improve(nodes: Iterable[ir.Node], known: ShapeData) -> None:
     """Fill in dims that are missing or that inference only invented a name for, in place; outputs keep theirs."""
     for node in nodes:
         for value in node.outputs:
-            if value.is_graph_output() or not isinstance(value.type, ir.TensorType | None):
+            if value.is_graph_output() or not isinstance(value.type, ir.TensorType):
                 continue
             stated = dims_of(value)
             if stated is not None and not any(d is None or _invented(d) for d in stated):
