@@ -28,6 +28,7 @@ from edgeopt.graph import Array, input_specs
 from edgeopt.graph import opset as opset_of
 from edgeopt.latency import Ratio
 from edgeopt.onnxsim_pass import run_onnxsim
+from edgeopt.ops import Count, count
 from edgeopt.oracle import Oracle, PassReport
 from edgeopt.progress import Progress, silent
 from edgeopt.quantizer import quantize as quantize_model
@@ -105,12 +106,16 @@ def simplify(
         check = oracle if verify else Oracle(loaded.model, seed=seed)
         start, found = run_onnxsim(start, check)
         foreign.append(found)
-    done = simplify_model(start, oracle, checker_clean=loaded.checker_error is None, progress=progress)
+    typed = shapes.infer(start.clone())
+    before = size_part(typed if start is loaded.model else loaded.model, loaded.file_bytes)
+    done = simplify_model(start, oracle, checker_clean=loaded.checker_error is None, typed=typed, progress=progress)
     passes = foreign + done.passes
-    result = shapes.as_stated(done.model, base)
+    result = done.model
+    counted: Count | None = count(result)  # while the types are there
+    shapes.forget_inferred(result, shapes.stated(base))
     if opset is not None and opset < opset_of(result):  # what was folded needs no conversion
         progress(f"converting to opset {opset}")
-        result = conversions.to_opset(loaded, result, opset, seed=seed).model
+        result, counted = conversions.to_opset(loaded, result, opset, seed=seed).model, None
     changed = converted or any(p.changed for p in passes)
     if changed:
         finisher(loaded, "simplify", passes)(result, FLOAT)
@@ -118,8 +123,7 @@ def simplify(
     if not verify:
         warnings.append("the rewrites were not verified (--no-verify)")
     report = head(loaded)
-    before = size_part(loaded.model, loaded.file_bytes)
-    after = size_part(result) if changed else dict(before)
+    after = size_part(result, counted=counted) if changed else dict(before)
     speedup = None
     if target is not None and changed:
         report["device"] = device_part(target.name, threads)
@@ -322,7 +326,7 @@ def export(
         report["warnings"] = warnings
     if format == "onnx":
         report.setdefault("check", {"compared": f"nothing: the model is at opset {opset}"})
-        return Exported(model, None, report | {"file_bytes": len(saving.serialize(model))}, loaded.path)
+        return Exported(model, None, report | {"file_bytes": saving.message_size(model)}, loaded.path)
     progress("writing the .ort format")
     data = exporters.to_ort(model, seed=seed)
     report.setdefault("check", {"compared": "the reloaded file with the model, on random inputs"})
