@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import graphlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +58,10 @@ _SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their 
 class _Constants:
     """What ``prepare`` found: values of nodes that depend on constants only, and why some were not computed."""
 
+    model: ir.Model
     values: dict[ir.Value, Array] = field(default_factory=dict)
     skips: dict[ir.Node, str] = field(default_factory=dict)
+    late: set[ir.Node] = field(default_factory=set)
     growth_left: int = _GROWTH_BYTES
 
 
@@ -116,17 +118,21 @@ def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, 
             values[value] = array
 
 
-def _sessions(order: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:
-    """All nodes at once, but those of 16-bit floats alone: onnxruntime would round only where a chain of them ends."""
-    group: list[ir.Node] = []
+def _rounded_late(order: Sequence[ir.Node]) -> set[ir.Node]:
+    """Nodes of 16-bit floats, and what depends on them.
+
+    In a chain of them, onnxruntime rounds only at the end. So each is computed when it is its turn, from the constants
+    that are then in its place.
+    """
+    found: set[ir.Node] = set()
     for node in order:
-        if any(v is not None and v.dtype in _HALF for v in (*node.inputs, *node.outputs)):
-            yield group
-            yield [node]
-            group = []
-        else:
-            group.append(node)
-    yield group
+        if _is_half(node) or any(v is not None and v.producer() in found for v in node.inputs):
+            found.add(node)
+    return found
+
+
+def _is_half(node: ir.Node) -> bool:
+    return any(v is not None and v.dtype in _HALF for v in (*node.inputs, *node.outputs))
 
 
 def _message(value: ir.Value, values: Mapping[ir.Value, Array], name: str) -> onnx.TensorProto:
@@ -169,15 +175,16 @@ class FoldConstants:
 
     def prepare(self, model: ir.Model) -> _Constants:
         """Find the constant part of each graph and compute it, all of it in one onnxruntime session if it fits."""
-        state = _Constants()
+        state = _Constants(model)
         state.growth_left += int(_GROWTH_SHARE * sum(t.nbytes for t in weight_tensors(model).values()))
         order, state.skips = _plan(model)
         if state.skips:  # what was folded in the last round may tell the sizes now
             infer(model)
             order, state.skips = _plan(model)
+        state.late = _rounded_late(order)
+        order = [n for n in order if n not in state.late]
         try:
-            for group in _sessions(order):
-                _evaluate(group, model, state.values)
+            _evaluate(order, model, state.values)
         except ModelError:  # one node that cannot run must not keep the others from folding
             for node in order:
                 with contextlib.suppress(ModelError):
@@ -193,8 +200,14 @@ class FoldConstants:
         outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
         if outputs and node in state.skips:
             return Skip(node.name or "", state.skips[node])
+        ancestors: list[ir.Node] = []
+        if outputs and node in state.late:
+            ancestors = _unfolded_ancestors(node)
+            with contextlib.suppress(ModelError):
+                _evaluate([*ancestors[::-1], node], state.model, state.values)
         if not outputs or not all(v in state.values for v in outputs):
             return None
+        ancestors = ancestors or _unfolded_ancestors(node)
         size = sum(int(state.values[v].nbytes) for v in outputs)
         growth = size - _replaced_bytes(node)
         if growth > 0 and (size > BUDGET_BYTES or growth > state.growth_left):
@@ -219,7 +232,7 @@ class FoldConstants:
                 replacement.append(constant_node)
                 new = constant_node.outputs[0]
             pairs.append((value, new))
-        return Rewrite((node, *_unfolded_ancestors(node)), tuple(replacement), tuple(pairs))
+        return Rewrite((node, *ancestors), tuple(replacement), tuple(pairs))
 
 
 def _plan(model: ir.Model) -> tuple[list[ir.Node], dict[ir.Node, str]]:

@@ -68,13 +68,12 @@ class _State:
         self.places: dict[Size, tuple[ir.Value, int]] = {}
         nodes = [n for g in graphs(model) for n in g]
         self.active = any(is_op(n, *_SOURCES) for n in nodes)
-        open_values = [v for n in nodes for v in n.outputs if v.shape is None or v.type is None]
-        if self.active or open_values:  # folded constants were sizes, say
-            for node in dict.fromkeys(v.producer() for v in open_values):
-                assert node is not None  # it is an output of a node
+        if not self.active:  # sizes that were folded to constants may have left dims open
+            self.active = any(_is_open(v) for n in nodes for v in n.outputs)
+        if self.active:
+            for node in nodes:
                 infer_outputs(node, model.opset_imports, model.ir_version)
             improve(nodes, self.known)
-        if self.active:
             for value in model.graph.inputs:
                 dims = self.known.dims(value)
                 if dims is not None and isinstance(value.type, ir.TensorType):
@@ -127,6 +126,11 @@ def improve(nodes: Iterable[ir.Node], known: ShapeData) -> None:
             dims = [_dim(f) if d is None or _invented(d) else d for d, f in zip(given, found, strict=True)]
             if list(given) != dims or stated is None:
                 value.shape = ir.Shape([d if not _invented(d) or d in given else None for d in dims])
+
+
+def _is_open(value: ir.Value) -> bool:
+    dims = dims_of(value)
+    return value.type is None or dims is None or any(_invented(d) for d in dims)
 
 
 def _invented(dim: int | str | None) -> bool:
