@@ -324,6 +324,7 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     for node in rewrite.replacement:
         infer_outputs(node, model.opset_imports, model.ir_version)
+    _retype([new for _, new in rewrite.outputs], model)
     for node in rewrite.nodes:
         if not any(o.uses() or o.is_graph_output() for o in node.outputs):
             _remove(node)
@@ -338,6 +339,16 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
         if gone and (new.producer() in rewrite.replacement or new in folded):
             new.name = old.name
             _keep_notes(old, new)
+
+
+def _retype(values: Iterable[ir.Value], model: ir.Model) -> None:
+    """Readers of values that are known now may give types that are known now."""
+    queue = deque(v for v in values if v.type is not None and v.shape is not None)
+    while queue:
+        for reader in queue.popleft().consumers():
+            if untyped := [v for v in reader.outputs if v.type is None or v.shape is None]:
+                infer_outputs(reader, model.opset_imports, model.ir_version)
+                queue.extend(v for v in untyped if v.type is not None and v.shape is not None)
 
 
 def _keep_notes(old: ir.Value, new: ir.Value) -> None:

@@ -9,8 +9,12 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError, UsageError
-from edgeopt.graph import dims_of, graphs, opset, static_shape
+from edgeopt.graph import STANDARD_DOMAINS, dims_of, graphs, opset, static_shape
+from edgeopt.protos import all_graphs
 from edgeopt.skeleton import skeleton
+
+_MISLED_OPSET = 10
+_UNKNOWN = "edgeopt.unknown"  # a domain without operators
 
 
 def infer(model: ir.Model, *, outputs: bool = False, light: onnx.ModelProto | None = None) -> ir.Model:
@@ -22,7 +26,7 @@ def infer(model: ir.Model, *, outputs: bool = False, light: onnx.ModelProto | No
     tensor.)  ``light`` is the model's ``skeleton``, if it is known already.
     """
     try:
-        proto = onnx.shape_inference.infer_shapes(light or skeleton(model), check_type=False, data_prop=True)
+        proto = _inferred(light or skeleton(model))
     except Exception:  # noqa: BLE001 -- inference is best effort, and its errors have no common base
         return model
     for graph, inferred in _pairs(model.graph, proto.graph):
@@ -40,6 +44,37 @@ def infer(model: ir.Model, *, outputs: bool = False, light: onnx.ModelProto | No
                 if shape is not None and (value.shape is None or len(shape) == len(value.shape)):
                     value.shape = shape
     return model
+
+
+def _inferred(message: onnx.ModelProto) -> onnx.ModelProto:
+    """The message with what inference finds.
+
+    For Slice of opset 10, onnx hands the names of the input's open dims on, cut or not, and to all that reads them.
+    Such a Slice counts as unknown, and its open dims have no name.
+    """
+    proto = onnx.shape_inference.infer_shapes(message, check_type=False, data_prop=True)
+    if not any(o.domain in STANDARD_DOMAINS and o.version == _MISLED_OPSET for o in message.opset_import):
+        return proto
+    misled = False
+    for given, found in zip(all_graphs(message.graph), all_graphs(proto.graph), strict=True):
+        types = {v.name: v for v in found.value_info}
+        for node in given.node:
+            value = types.get(node.output[0]) if node.op_type == "Slice" and node.domain in STANDARD_DOMAINS else None
+            if value is None or not any(d.dim_param for d in value.type.tensor_type.shape.dim):
+                continue
+            misled = True
+            node.domain = _UNKNOWN
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.Clear()
+            for k in reversed(range(len(given.value_info))):
+                if given.value_info[k].name == value.name:
+                    del given.value_info[k]
+            given.value_info.append(value)
+    if not misled:
+        return proto
+    message.opset_import.add(domain=_UNKNOWN, version=1)
+    return onnx.shape_inference.infer_shapes(message, check_type=False, data_prop=True)
 
 
 def _read(message: onnx.ValueInfoProto) -> tuple[ir.TypeProtocol | None, ir.Shape | None]:

@@ -45,6 +45,7 @@ _GROWTH_BYTES, _GROWTH_SHARE = 1024, 0.01  # all of them together, in one round:
 _CEILING_BYTES = 64_000_000  # a result larger than this is not even computed: a hostile Expand
 _ROUND_BYTES = 512_000_000  # results held at a time; what is left waits for the next round
 _UNKNOWN_INPUT_BYTES = 65_536  # inputs from which a result of unknown size is computed all the same
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _KEPT = ("Constant", "QuantizeLinear", "DequantizeLinear")
 _SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their inputs
     *("ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "CenterCropPad", "OneHot", "Einsum"),
@@ -57,8 +58,10 @@ _SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their 
 class _Constants:
     """What ``prepare`` found: values of nodes that depend on constants only, and why some were not computed."""
 
+    model: ir.Model
     values: dict[ir.Value, Array] = field(default_factory=dict)
     skips: dict[ir.Node, str] = field(default_factory=dict)
+    late: set[ir.Node] = field(default_factory=set)
     growth_left: int = _GROWTH_BYTES
 
 
@@ -116,6 +119,23 @@ def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, 
             values[value] = array
 
 
+def _rounded_late(order: Sequence[ir.Node]) -> set[ir.Node]:
+    """Nodes of 16-bit floats, and what depends on them.
+
+    In a chain of them, onnxruntime rounds only at the end. So each is computed when it is its turn, from the constants
+    that are then in its place.
+    """
+    found: set[ir.Node] = set()
+    for node in order:
+        if _is_half(node) or any(v is not None and v.producer() in found for v in node.inputs):
+            found.add(node)
+    return found
+
+
+def _is_half(node: ir.Node) -> bool:
+    return any(v is not None and v.dtype in _HALF for v in (*node.inputs, *node.outputs))
+
+
 def _message(value: ir.Value, values: Mapping[ir.Value, Array], name: str) -> onnx.TensorProto:
     tensor = constant_tensor(value)
     if tensor is None:
@@ -156,7 +176,7 @@ class FoldConstants:
 
     def prepare(self, model: ir.Model) -> Any:
         """Find the constant part of each graph and compute it, all of it in one onnxruntime session if it fits."""
-        state = _Constants()
+        state = _Constants(model)
         order, state.skips = _plan(model)
         if state.skips:  # what was folded in the last round may tell the sizes now
             infer(model)
@@ -164,6 +184,8 @@ class FoldConstants:
         if not order and not state.skips:
             return NOTHING
         state.growth_left += int(_GROWTH_SHARE * sum(t.nbytes for t in weight_tensors(model).values()))
+        state.late = _rounded_late(order)
+        order = [n for n in order if n not in state.late]
         try:
             _evaluate(order, model, state.values)
         except ModelError:  # one node that cannot run must not keep the others from folding
@@ -181,8 +203,14 @@ class FoldConstants:
         outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
         if outputs and node in state.skips:
             return Skip(node.name or "", state.skips[node])
+        ancestors: list[ir.Node] = []
+        if outputs and node in state.late:
+            ancestors = _unfolded_ancestors(node)
+            with contextlib.suppress(ModelError):
+                _evaluate([*ancestors[::-1], node], state.model, state.values)
         if not outputs or not all(v in state.values for v in outputs):
             return None
+        ancestors = ancestors or _unfolded_ancestors(node)
         size = sum(int(state.values[v].nbytes) for v in outputs)
         growth = size - _replaced_bytes(node)
         if growth > 0 and (size > BUDGET_BYTES or growth > state.growth_left):
@@ -207,7 +235,7 @@ class FoldConstants:
                 replacement.append(constant_node)
                 new = constant_node.outputs[0]
             pairs.append((value, new))
-        return Rewrite((node, *_unfolded_ancestors(node)), tuple(replacement), tuple(pairs))
+        return Rewrite((node, *ancestors), tuple(replacement), tuple(pairs))
 
 
 def _plan(model: ir.Model) -> tuple[list[ir.Node], dict[ir.Node, str]]:
