@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from edgeopt import conversions, exporters, files, latency, saving, shapes
+from edgeopt import conversions, exporters, files, latency, origins, saving, shapes
 from edgeopt.calibration import open_dataset
 from edgeopt.calibration.statistics import check_range
 from edgeopt.collecting import without_collecting
@@ -124,6 +124,9 @@ def simplify(
         warnings.append("the rewrites were not verified (--no-verify)")
     report = head(loaded)
     message = saving.made(result) if changed and fits_message(result) else None
+    if message is not None and fits_message(loaded.model):
+        message, told = origins.fit(result, message, loaded.file_bytes)
+        warnings += told
     after = size_part(result, message.size if message else None, counted) if changed else dict(before)
     speedup = None
     if target is not None and changed:
