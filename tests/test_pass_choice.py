@@ -40,7 +40,8 @@ class Drop:
             return None
         if node.op_type == "Neg":
             return Rewrite((node, producer), (), ((node.outputs[0], producer.inputs[0]),))  # type: ignore[arg-type]
-        return Rewrite((node,), (), ((node.outputs[0], source),))  # type: ignore[arg-type]
+        new = ir.node("Relu", [producer.inputs[0]], name=node.name)
+        return Rewrite((node, producer), (new,), ((node.outputs[0], new.outputs[0]),))
 
 
 DOUBT = Pays(False, "helps some")
