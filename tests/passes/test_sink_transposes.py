@@ -26,7 +26,9 @@ LAST = "perm = [0, 2, 3, 1]"  # channels last
 FIRST = "perm = [0, 3, 1, 2]"  # channels first
 
 
-def net(body: str, *, x: str = "2,3,4,5", more: str = "", y: str = "A,B,C,D", kind: str = "float", opset: int = 17) -> str:
+def net(
+    body: str, *, x: str = "2,3,4,5", more: str = "", y: str = "A,B,C,D", kind: str = "float", opset: int = 17
+) -> str:
     """x → Transpose n → t … y."""
     ir_version = 10 if opset > 19 else 8
     return (
@@ -43,7 +45,10 @@ def back(body: str, **options: object) -> str:
 GONE = {  # all Transposes go: text, operators left
     "0 a pair": (net(f"[m] v = Transpose<{FIRST}>(t) y = Neg(v)"), "Neg"),
     "1 unary": (back("u = Relu(t)"), "Relu"),
-    "1 a chain": (back("a = Relu(t) b = Sigmoid(a) c = Clip(b, lo) u = Cast<to = 1>(c)", more="float lo = {0.1}"), "Relu Sigmoid Clip Cast"),
+    "1 a chain": (
+        back("a = Relu(t) b = Sigmoid(a) c = Clip(b, lo) u = Cast<to = 1>(c)", more="float lo = {0.1}"),
+        "Relu Sigmoid Clip Cast",
+    ),
     "1 unary, default perm": (
         "g (float[2,3,4] x) => (float[A,B,C] y) { [n] t = Transpose(x) u = Relu(t) y = Transpose(u) }",
         "Relu",
@@ -70,7 +75,10 @@ GONE = {  # all Transposes go: text, operators left
         back("a, b = Split<axis = 3>(t, s) u = Concat<axis = 3>(b, a)", more="int64[2] s = {1, 2}"),
         "Split Concat",
     ),
-    "1 Split, opset 11": (back("a, b = Split<axis = 3, split = [2, 1]>(t) u = Concat<axis = 3>(b, a)", opset=11), "Split Concat"),
+    "1 Split, opset 11": (
+        back("a, b = Split<axis = 3, split = [2, 1]>(t) u = Concat<axis = 3>(b, a)", opset=11),
+        "Split Concat",
+    ),
     "1 Slice": (
         back("u = Slice(t, s, e, a)", more="int64[2] s = {1, 0}, int64[2] e = {3, 2}, int64[2] a = {1, -1}"),
         "Slice",
@@ -108,7 +116,7 @@ GONE = {  # all Transposes go: text, operators left
     "1 Upsample, opset 9": (back("u = Upsample(t, r)", more="float[4] r = {1,2,3,1}", opset=9), "Upsample"),
     "1 Gather of a vector": (back("u = Gather<axis = 3>(t, i)", more="int64[2] i = {2, 0}"), "Gather"),
     "1 BatchNormalization of the same axis": (
-        f"g (float[2,3,4,5] x) => (float[A,B,C,D] y) <float[3] s, float[3] b, float[3] m, float[3] var> {{ "
+        "g (float[2,3,4,5] x) => (float[A,B,C,D] y) <float[3] s, float[3] b, float[3] m, float[3] var> { "
         "[n] t = Transpose<perm = [0, 1, 3, 2]>(x) u = BatchNormalization(t, s, b, m, var) "
         "y = Transpose<perm = [0, 1, 3, 2]>(u) }",
         "BatchNormalization",
@@ -130,7 +138,10 @@ GONE = {  # all Transposes go: text, operators left
         net("y = ReduceMean<axes = [1, 2], keepdims = 0>(t)", y="A,B"),
         "ReduceMean",
     ),
-    "3 ArgMax of the channels": (net("y = ArgMax<axis = -1, keepdims = 0>(t)", y="A,B,C").replace("(float[A", "(int64[A"), "ArgMax"),
+    "3 ArgMax of the channels": (
+        net("y = ArgMax<axis = -1, keepdims = 0>(t)", y="A,B,C").replace("(float[A", "(int64[A"),
+        "ArgMax",
+    ),
     "3 Gather of one": (net("a = Gather<axis = 3>(t, i) y = Neg(a)", y="A,B,C", more="int64 i = {1}"), "Gather Neg"),
     "3 Squeeze": (net("y = Squeeze(t, a)", x="2,3,1,1", y="A,B", more="int64[2] a = {1, 2}"), "Squeeze"),
     "3 Squeeze of all ones, opset 11": (net("y = Squeeze(t)", x="2,3,1,1", y="A,B", opset=11), "Squeeze"),
@@ -224,7 +235,13 @@ def test_every_permutation(perm: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 18, 21])
 def test_opsets(opset: int) -> None:
     axes = "(t, a)" if opset >= 18 else "<axes = [1]>(t)"
-    model = loaded(back(f"r = ReduceMax{axes} k = Relu(t) q = Mul(k, b) u = Add(q, r)", more="float[3] b, int64[1] a = {1}", opset=opset))
+    model = loaded(
+        back(
+            f"r = ReduceMax{axes} k = Relu(t) q = Mul(k, b) u = Add(q, r)",
+            more="float[3] b, int64[1] a = {1}",
+            opset=opset,
+        )
+    )
     result, report = checked(SinkTransposes(), model)
     assert report.rolled_back == []
     assert "Transpose" not in op_histogram(result)
@@ -270,7 +287,13 @@ def test_one_fewer() -> None:
 
 def test_fewer_bytes() -> None:
     """5: after the Slice."""
-    model = loaded(net("u = Slice(t, s, e, a) y = Conv(u, w)", x="2,8,4,5", more="float[2,4,3,2] w, int64[1] s = {0}, int64[1] e = {2}, int64[1] a = {3}"))
+    model = loaded(
+        net(
+            "u = Slice(t, s, e, a) y = Conv(u, w)",
+            x="2,8,4,5",
+            more="float[2,4,3,2] w, int64[1] s = {0}, int64[1] e = {2}, int64[1] a = {3}",
+        )
+    )
     result, report = checked(SinkTransposes(), model)
     assert [h.anchor for h in report.hits] == ["n"]
     assert [n.op_type for n in result.graph] == ["Slice", "Transpose", "Conv"]
@@ -305,12 +328,18 @@ def test_a_global_pool_in_another_layout() -> None:
 
 SKIPS = {  # text, part of the reason
     "6 a layer": (net("y = Conv(t, w)", more="float[2,4,3,2] w"), "Conv 'Conv_y' wants another"),
-    "6 the output's layout": (net("y = Identity(t)").replace("y = Identity(t)", "").replace("] t =", "] y =").replace("n] y", "n] y"), "the graph's output 'y' has another"),
+    "6 the output's layout": (
+        net("y = Identity(t)").replace("y = Identity(t)", "").replace("] t =", "] y =").replace("n] y", "n] y"),
+        "the graph's output 'y' has another",
+    ),
     "6 Quantize": (
         back("q = QuantizeLinear(t, s, z) u = DequantizeLinear(q, s, z)", more="float s = {0.1}, int8 z = {0}"),
         "QuantizeLinear",
     ),
-    "6 edge 59: Softmax before opset 13 over several axes": (back("u = Softmax<axis = 2>(t)", opset=11), "Softmax 'Softmax_u'"),
+    "6 edge 59: Softmax before opset 13 over several axes": (
+        back("u = Softmax<axis = 2>(t)", opset=11),
+        "Softmax 'Softmax_u'",
+    ),
     "6 BatchNormalization of another axis": (
         back("u = BatchNormalization(t, s, s, s, var)", more="float[4] s, float[4] var"),
         "BatchNormalization",
@@ -327,9 +356,10 @@ SKIPS = {  # text, part of the reason
     ),
     "6 Dropout with a mask": (back("u, k = Dropout(t)").replace("y) <", "y, bool[E,F,G,H] k) <"), "Dropout"),
     "6 a large shared constant": (
-        back("u = Add(t, b) ", x="1,32,32,32", more="float[1,32,32,32] b").replace("y) <", "y, float[E,F,G,H] z) <").replace(
-            "[m]", "z = Neg(x) o = Exp(b) [m]"
-        ).replace("z = Neg(x)", "k = Neg(x) z = Add(k, b)"),
+        back("u = Add(t, b) ", x="1,32,32,32", more="float[1,32,32,32] b")
+        .replace("y) <", "y, float[E,F,G,H] z) <")
+        .replace("[m]", "z = Neg(x) o = Exp(b) [m]")
+        .replace("z = Neg(x)", "k = Neg(x) z = Add(k, b)"),
         "Add",
     ),
 }
@@ -382,7 +412,9 @@ def test_in_a_body() -> None:
 
 def test_outputs_of_the_graph_are_made_by_its_nodes() -> None:
     """Nothing but two Transposes: the output cannot be a copy of the input."""
-    model = loaded(f"g (float[1,3,4,5] x) => (float[A,B,C,D] y) {{ t = Transpose<{LAST}>(x) y = Transpose<{FIRST}>(t) }}")
+    model = loaded(
+        f"g (float[1,3,4,5] x) => (float[A,B,C,D] y) {{ t = Transpose<{LAST}>(x) y = Transpose<{FIRST}>(t) }}"
+    )
     result, report = checked(SinkTransposes(), model)
     assert report.rolled_back == []
     assert_same(model, result)
@@ -390,7 +422,11 @@ def test_outputs_of_the_graph_are_made_by_its_nodes() -> None:
 
 def test_readers_that_stand_before_the_region() -> None:
     """The new nodes stand where the last old one was; the graph is sorted afterwards."""
-    model = loaded(back("a = Relu(t) z = Transpose<perm = [0, 3, 1, 2]>(a) o = Neg(z) u = Exp(a)").replace("y) <", "y, float[E,F,G,H] o) <"))
+    model = loaded(
+        back("a = Relu(t) z = Transpose<perm = [0, 3, 1, 2]>(a) o = Neg(z) u = Exp(a)").replace(
+            "y) <", "y, float[E,F,G,H] o) <"
+        )
+    )
     result, report = checked(SinkTransposes(), model)
     assert report.rolled_back == []
     assert "Transpose" not in op_histogram(result)
@@ -414,7 +450,7 @@ def test_random_graphs() -> None:
     rng = np.random.default_rng(0)
     for _ in range(12):
         lines: list[str] = []
-        values = {True: ["x"], False: [f"t"]}  # channels first, channels last
+        values = {True: ["x"], False: ["t"]}  # channels first, channels last
         lines.append(f"t = Transpose<{LAST}>(x)")
         for k in range(14):
             first = bool(rng.integers(2))
@@ -505,9 +541,15 @@ def test_moves_only_ones() -> None:
     assert not moves_only_ones(("N", 1, "M"), (2, 0, 1))
 
 
-@pytest.mark.parametrize("text", ["Conv(x, w)", "MatMul(x, x)", "DepthToSpace<blocksize = 2>(x)", "QuantizeLinear(x, s)"])
+@pytest.mark.parametrize(
+    "text", ["Conv(x, w)", "MatMul(x, x)", "DepthToSpace<blocksize = 2>(x)", "QuantizeLinear(x, s)"]
+)
 def test_no_relation(text: str) -> None:
-    model = loaded(f"g (float[1,4,4,4] x) => (float[A,B,C,D] y) <float[4,4,1,1] w, float s> {{ [n] y = {text} }}".replace("(float[A", "(uint8[A" if "Quant" in text else "(float[A"))
+    model = loaded(
+        f"g (float[1,4,4,4] x) => (float[A,B,C,D] y) <float[4,4,1,1] w, float s> {{ [n] y = {text} }}".replace(
+            "(float[A", "(uint8[A" if "Quant" in text else "(float[A"
+        )
+    )
     assert relation(next(n for n in model.graph if n.name == "n"), 17) is None
 
 
@@ -522,9 +564,8 @@ def _skewed(rewrite):  # type: ignore[no-untyped-def]
 def test_sabotage_a_wrong_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     text = net("u = Softmax<axis = -1>(t) v = Softmax<axis = 1>(u) y = Transpose<perm = [0, 3, 1, 2]>(v)", x="2,3,3,3")
     model = loaded(text)
-    from tests.passes.sabotage import Broken
-
     from edgeopt.oracle import Oracle, run_checked
+    from tests.passes.sabotage import Broken
 
     class Everywhere(Broken):
         def match(self, node, state):  # type: ignore[no-untyped-def]
@@ -551,5 +592,8 @@ def test_sabotage_no_transpose_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         return rewrite
 
     assert_caught(
-        SinkTransposes(), net("y = ReduceMean<axes = [1, 2], keepdims = 0>(t)", x="4,4,4,4", y="A,B"), unreduced, monkeypatch
+        SinkTransposes(),
+        net("y = ReduceMean<axes = [1, 2], keepdims = 0>(t)", x="4,4,4,4", y="A,B"),
+        unreduced,
+        monkeypatch,
     )
