@@ -37,8 +37,9 @@ def test_forms(case: str, opset: int) -> None:
     result = assert_fires(RULE, graph(text, opset), {"Concat": 1, "Neg": 1, "Reshape": 1})
     value = result.graph.initializers["c"]
     assert value.dtype == dtype
-    assert constant_tensor(value) is not None
-    assert np.asarray(value.const_value.numpy()).shape == shape  # type: ignore[union-attr] -- asserted above
+    tensor = constant_tensor(value)
+    assert tensor is not None
+    assert np.asarray(tensor.numpy()).shape == shape
 
 
 def test_strings() -> None:

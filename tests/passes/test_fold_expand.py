@@ -11,7 +11,15 @@ from tests.models import assert_same, checked, loaded
 from tests.passes.sabotage import assert_caught
 
 
-def net(body: str, *, x: str = "1,3,1", o: str = "2,3,4", more: str = "int64[3] s = {2,3,4}", opset: int = 17, y: str = "float[A,B,C]") -> str:
+def net(
+    body: str,
+    *,
+    x: str = "1,3,1",
+    o: str = "2,3,4",
+    more: str = "int64[3] s = {2,3,4}",
+    opset: int = 17,
+    y: str = "float[A,B,C]",
+) -> str:
     """x → Expand e, with o → y."""
     return (
         f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[{x}] x, float[{o}] o) => ({y} y) <{more}> {{ {body} }}'
@@ -20,15 +28,21 @@ def net(body: str, *, x: str = "1,3,1", o: str = "2,3,4", more: str = "int64[3] 
 
 FOLDS = {
     "1 Expand": net("e = Expand(x, s) [n] y = Add(e, o)"),
-    "1 Expand to a computed shape": net("s = Shape(o) e = Expand(x, s) [n] y = Mul(o, e)", o="N,3,M", more="float unused"),
+    "1 Expand to a computed shape": net(
+        "s = Shape(o) e = Expand(x, s) [n] y = Mul(o, e)", o="N,3,M", more="float unused"
+    ),
     "2 Tile": net("e = Tile(x, s) [n] y = Sub(o, e)", more="int64[3] s = {2,1,4}"),
     "3 Where": net("e = Expand(x, s) c = Greater(o, x) [n] y = Where(c, e, o)"),
     "3 Max of three": net("e = Expand(x, s) [n] y = Max(x, e, o)"),
     "3 a comparison": net("e = Expand(x, s) [n] y = Less(e, o)", y="bool[A,B,C]"),
     "3 the slope of PRelu": net("e = Expand(x, s) [n] y = PRelu(o, e)"),
     "3 both operands are expanded, one is enough": net("e = Expand(x, s) f = Expand(o, s) [n] y = Add(e, f)"),
-    "4 axes in front": net("e = Expand(x, s) [n] y = Pow(e, k)", x="3,1", more="int64[3] s = {2,3,4}, float[2,3,4] var").replace("k)", "var)"),
-    "5 equal symbols": net("s = Shape(o) e = Expand(x, s) [n] y = Add(e, o)", x="N,1,M", o="N,3,M", more="float unused"),
+    "4 axes in front": net(
+        "e = Expand(x, s) [n] y = Pow(e, k)", x="3,1", more="int64[3] s = {2,3,4}, float[2,3,4] var"
+    ).replace("k)", "var)"),
+    "5 equal symbols": net(
+        "s = Shape(o) e = Expand(x, s) [n] y = Add(e, o)", x="N,1,M", o="N,3,M", more="float unused"
+    ),
     "8 opset 8": net("e = Expand(x, s) [n] y = Add(e, o)", opset=8),
 }
 
@@ -40,7 +54,9 @@ def test_folds(case: str) -> None:
     assert report.rolled_back == []
     assert "n" in [h.anchor for h in report.hits]
     before, after = op_histogram(model), op_histogram(result)
-    assert after.get("Expand", 0) + after.get("Tile", 0) == before.get("Expand", 0) + before.get("Tile", 0) - len(report.hits)
+    assert after.get("Expand", 0) + after.get("Tile", 0) == before.get("Expand", 0) + before.get("Tile", 0) - len(
+        report.hits
+    )
     assert_same(model, result)
     assert checked(FoldExpand(), result)[1].hits == []
 
@@ -96,7 +112,11 @@ def test_another_graph() -> None:
 
 def test_before_opset_7() -> None:
     """8."""
-    model = loaded(net("e = Tile(x, s) [n] y = Add(e, o)", more="int64[3] s = {2,1,4}", opset=6).replace("ir_version: 8", "ir_version: 3"))
+    model = loaded(
+        net("e = Tile(x, s) [n] y = Add(e, o)", more="int64[3] s = {2,1,4}", opset=6).replace(
+            "ir_version: 8", "ir_version: 3"
+        )
+    )
     assert checked(FoldExpand(), model)[0] is model
 
 

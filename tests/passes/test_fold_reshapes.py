@@ -19,7 +19,11 @@ def net(body: str, *, x: str = "2,3,4", y: str = "A,B", more: str = "float unuse
 
 
 FOLDS = {  # text, operators left, the shape or axes that the last view asks for
-    "1 there and back": (net("a = Flatten(x) [n] v = Reshape(a, s)", y="A,B,C", more="int64[3] s = {2,3,4}"), "Neg", None),
+    "1 there and back": (
+        net("a = Flatten(x) [n] v = Reshape(a, s)", y="A,B,C", more="int64[3] s = {2,3,4}"),
+        "Neg",
+        None,
+    ),
     "1 there and back, symbolic": (
         net("a = Unsqueeze(x, s) [n] v = Squeeze(a, s)", x="N,M", more="int64[1] s = {1}"),
         "Neg",
@@ -37,12 +41,22 @@ FOLDS = {  # text, operators left, the shape or axes that the last view asks for
         None,
     ),
     "2 edge 48: Unsqueeze of Unsqueeze": (
-        net("a = Unsqueeze(x, s) [n] v = Unsqueeze(a, r)", x="N,M,K", y="A,B,C,D,E", more="int64[1] s = {1}, int64[1] r = {0}"),
+        net(
+            "a = Unsqueeze(x, s) [n] v = Unsqueeze(a, r)",
+            x="N,M,K",
+            y="A,B,C,D,E",
+            more="int64[1] s = {1}, int64[1] r = {0}",
+        ),
         "Unsqueeze Neg",
         [0, 2],
     ),
     "2 edge 48: Unsqueeze of Unsqueeze, axes in any order": (
-        net("a = Unsqueeze(x, s) [n] v = Unsqueeze(a, r)", x="3,4", y="A,B,C,D,E", more="int64[2] s = {3,0}, int64[1] r = {-2}"),
+        net(
+            "a = Unsqueeze(x, s) [n] v = Unsqueeze(a, r)",
+            x="3,4",
+            y="A,B,C,D,E",
+            more="int64[2] s = {3,0}, int64[1] r = {-2}",
+        ),
         "Unsqueeze Neg",
         [0, 3, 4],
     ),
@@ -76,29 +90,61 @@ FOLDS = {  # text, operators left, the shape or axes that the last view asks for
         "Neg",
         None,
     ),
-    "4 Reshape of Reshape": (net("a = Reshape(x, s) [n] v = Reshape(a, r)", more="int64[1] s = {-1}, int64[2] r = {4,6}"), "Reshape Neg", [4, 6]),
+    "4 Reshape of Reshape": (
+        net("a = Reshape(x, s) [n] v = Reshape(a, r)", more="int64[1] s = {-1}, int64[2] r = {4,6}"),
+        "Reshape Neg",
+        [4, 6],
+    ),
     "4 edge 47: two sizes are not known": (
-        net("a = Reshape(x, s) [n] v = Reshape(a, r)", x="N,M,4", y="A,B", more="int64[2] s = {0,-1}, int64[2] r = {-1,2}"),
+        net(
+            "a = Reshape(x, s) [n] v = Reshape(a, r)",
+            x="N,M,4",
+            y="A,B",
+            more="int64[2] s = {0,-1}, int64[2] r = {-1,2}",
+        ),
         "Reshape Neg",
         [-1, 2],
     ),
-    "4 Reshape of Flatten": (net("a = Flatten<axis = 2>(x) [n] v = Reshape(a, r)", more="int64[2] r = {-1,2}"), "Reshape Neg", [-1, 2]),
+    "4 Reshape of Flatten": (
+        net("a = Flatten<axis = 2>(x) [n] v = Reshape(a, r)", more="int64[2] r = {-1,2}"),
+        "Reshape Neg",
+        [-1, 2],
+    ),
     "5 edge 47: 0 behind a Reshape": (
-        net("a = Reshape(x, s) [n] v = Reshape(a, r)", x="2,3,4", y="A,B", more="int64[3] s = {6,2,2}, int64[2] r = {0,-1}"),
+        net(
+            "a = Reshape(x, s) [n] v = Reshape(a, r)",
+            x="2,3,4",
+            y="A,B",
+            more="int64[3] s = {6,2,2}, int64[2] r = {0,-1}",
+        ),
         "Reshape Neg",
         [6, 4],
     ),
     "5 edge 47: 0 behind a Reshape, symbolic": (
-        net("a = Reshape(x, s) [n] v = Reshape(a, r)", x="N,3,4", y="A,B,C", more="int64[2] s = {0,12}, int64[3] r = {0,6,2}"),
+        net(
+            "a = Reshape(x, s) [n] v = Reshape(a, r)",
+            x="N,3,4",
+            y="A,B,C",
+            more="int64[2] s = {0,12}, int64[3] r = {0,6,2}",
+        ),
         "Reshape Neg",
         [0, 6, 2],
     ),
     "5 edge 47: permuted sizes": (
-        net("a = Unsqueeze(x, s) [n] v = Reshape(a, r)", x="N,3", y="A,B,C", more="int64[1] s = {0}, int64[3] r = {3,0,-1}").replace("{3,0,-1}", "{1,3,-1}"),
+        net(
+            "a = Unsqueeze(x, s) [n] v = Reshape(a, r)",
+            x="N,3",
+            y="A,B,C",
+            more="int64[1] s = {0}, int64[3] r = {3,0,-1}",
+        ).replace("{3,0,-1}", "{1,3,-1}"),
         "Reshape Neg",
         [1, 3, -1],
     ),
-    "5 edge 53: Flatten of Flatten": (net("a = Flatten<axis = 2>(x) [n] v = Flatten<axis = 0>(a)", more="float u"), "Reshape Neg", [1, 24]),
+    "5 edge 53: Flatten of Flatten": (
+        net("a = Flatten<axis = 2>(x) [n] v = Flatten<axis = 0>(a)", more="float u"),
+        "Reshape Neg",
+        [1, 24],
+    ),
     "5 edge 53: Flatten at -1": (
         net("a = Unsqueeze(x, s) [n] v = Flatten<axis = -1>(a)", x="N,3,4", more="int64[1] s = {3}"),
         None,
@@ -115,7 +161,12 @@ FOLDS = {  # text, operators left, the shape or axes that the last view asks for
         None,
     ),
     "5 Squeeze of Reshape": (
-        net("a = Reshape(x, s) [n] v = Squeeze(a, r)", x="N,12", y="A,B,C", more="int64[4] s = {0,3,1,4}, int64[1] r = {2}"),
+        net(
+            "a = Reshape(x, s) [n] v = Squeeze(a, r)",
+            x="N,12",
+            y="A,B,C",
+            more="int64[4] s = {0,3,1,4}, int64[1] r = {2}",
+        ),
         "Reshape Neg",
         [0, 3, 4],
     ),
@@ -125,12 +176,20 @@ FOLDS = {  # text, operators left, the shape or axes that the last view asks for
         [0, 1, 12],
     ),
     "5 three in a row": (
-        net("a = Reshape(x, s) b = Unsqueeze(a, r) [n] v = Flatten(b)", x="N,3,4", more="int64[2] s = {0,12}, int64[1] r = {2}"),
+        net(
+            "a = Reshape(x, s) b = Unsqueeze(a, r) [n] v = Flatten(b)",
+            x="N,3,4",
+            more="int64[2] s = {0,12}, int64[1] r = {2}",
+        ),
         "Reshape Neg",
         [0, 12],
     ),
     "6 element-wise in between": (
-        net("a = Reshape(x, s) b = Relu(a) c = Exp(b) [n] v = Reshape(c, r)", y="A,B,C", more="int64[2] s = {6,4}, int64[3] r = {2,3,4}"),
+        net(
+            "a = Reshape(x, s) b = Relu(a) c = Exp(b) [n] v = Reshape(c, r)",
+            y="A,B,C",
+            more="int64[2] s = {6,4}, int64[3] r = {2,3,4}",
+        ),
         "Relu Exp Neg",
         None,
     ),
@@ -164,7 +223,9 @@ def test_folds(case: str) -> None:
 
 SKIPS = {  # text, part of the reason
     "7 read elsewhere": (
-        net("a = Flatten(x) z = Exp(a) [n] v = Reshape(a, r)", more="int64[2] r = {4,6}").replace("y) <", "y, float[C,D] z) <"),
+        net("a = Flatten(x) z = Exp(a) [n] v = Reshape(a, r)", more="int64[2] r = {4,6}").replace(
+            "y) <", "y, float[C,D] z) <"
+        ),
         "read by other nodes too",
     ),
     "7 an output": (
@@ -172,7 +233,12 @@ SKIPS = {  # text, part of the reason
         "is an output of the graph",
     ),
     "9 edge 47: two open sizes": (
-        net("a = Unsqueeze(x, s) [n] v = Reshape(a, r)", x="3,N,M", y="A,B,C", more="int64[1] s = {0}, int64[3] r = {-1,3,0}"),
+        net(
+            "a = Unsqueeze(x, s) [n] v = Reshape(a, r)",
+            x="3,N,M",
+            y="A,B,C",
+            more="int64[1] s = {0}, int64[3] r = {-1,3,0}",
+        ),
         None,
     ),
     "11 a shape that is calculated": (
@@ -247,7 +313,12 @@ def test_opsets(opset: int) -> None:
 def test_an_empty_batch(batch: int) -> None:
     """Edge 47: N = 0 at run time."""
     model = loaded(
-        net("a = Reshape(x, s) [n] v = Reshape(a, r)", x="N,3,4", y="A,B,C", more="int64[2] s = {0,12}, int64[3] r = {0,6,2}")
+        net(
+            "a = Reshape(x, s) [n] v = Reshape(a, r)",
+            x="N,3,4",
+            y="A,B,C",
+            more="int64[2] s = {0,12}, int64[3] r = {0,6,2}",
+        )
     )
     result, report = checked(FoldReshapes(), model)
     assert len(report.hits) == 1

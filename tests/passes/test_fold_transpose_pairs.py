@@ -106,7 +106,9 @@ VIEWS = {  # sizes, permutation, shape asked for
 def test_views(case: str) -> None:
     sizes, perm, shape = VIEWS[case]
     out = ",".join("ABCD"[: len(perm)])
-    model = loaded(f"g (float[{sizes}] x) => (float[{out}] y) {{ [n] a = Transpose<perm = {list(perm)}>(x) y = Neg(a) }}")
+    model = loaded(
+        f"g (float[{sizes}] x) => (float[{out}] y) {{ [n] a = Transpose<perm = {list(perm)}>(x) y = Neg(a) }}"
+    )
     result, report = checked(FoldTransposePairs(), model)
     assert report.rolled_back == []
     assert op_histogram(result) == {"Neg": 1, "Reshape": 1}
@@ -120,7 +122,9 @@ def test_views(case: str) -> None:
 @pytest.mark.parametrize(("sizes", "perm"), [("2,3", (1, 0)), ("N,1,M", (2, 1, 0)), ("1,0,3", (1, 0, 2))])
 def test_no_views(sizes: str, perm: tuple[int, ...]) -> None:
     out = ",".join("ABCD"[: len(perm)])
-    model = loaded(f"g (float[{sizes}] x) => (float[{out}] y) {{ [n] a = Transpose<perm = {list(perm)}>(x) y = Neg(a) }}")
+    model = loaded(
+        f"g (float[{sizes}] x) => (float[{out}] y) {{ [n] a = Transpose<perm = {list(perm)}>(x) y = Neg(a) }}"
+    )
     assert checked(FoldTransposePairs(), model)[0] is model
 
 
