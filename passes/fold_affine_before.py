@@ -15,7 +15,8 @@ the layer is a Conv, ConvTranspose, Gemm or MatMul with constant weights (``affi
 
 Not folded: somebody else reads the result, or it is an output of the graph (6), a value between is read elsewhere (7),
 weights are not constant, as those from DequantizeLinear (8), the map varies along other axes, or enlarges what it meets
-(9), shared large weights (10), overflow (11), integers (12), a shift before a ConvTranspose or a padded Conv (13).
+(9), shared large weights (10), overflow (11), integers (12), a shift before a ConvTranspose or a padded Conv (13), scale
+and shift of a normalization by mean and deviation, which runtimes and other passes look for as a whole (14).
 Maps behind a layer that can take them in (``fold_affine_after``) are left to it: it comes first.
 Exact up to float rounding; computed in float64.
 """
@@ -74,6 +75,8 @@ class FoldAffineBefore:
         name = node.name or ""
         if isinstance(found, str):
             return Skip(name, found)
+        if _of_normalization(found.total.source):
+            return Skip(name, f"what {found.total.node.name!r} does before it belongs to a normalization")
         if (reason := _other_readers(found, node)) is not None:
             return Skip(name, reason)
         moved = _moved(found)
@@ -116,6 +119,17 @@ def _before(node: ir.Node, data: int, version: int) -> _Before | str | None:
         if (map_ := by_channel(part.scale, part.shift, rank_of(part.source) or rank_of(value), least)) is not None:
             return _Before(part, map_, tuple(way))
     return f"what {producer.name!r} does before it varies along several axes, or raises the rank"
+
+
+def _of_normalization(value: ir.Value) -> bool:
+    """Case 14: x / sqrt(…), x * (1 / sqrt(…)), or the Reshape behind an InstanceNormalization."""
+    node = value.producer()
+    if is_op(node, "Reshape") and node is not None and node.inputs[0] is not None:
+        return is_op(node.inputs[0].producer(), "InstanceNormalization")
+    if node is None or not is_op(node, "Div", "Mul"):
+        return False
+    factors = [v.producer() if v is not None else None for v in node.inputs]
+    return any(is_op(f, "Sqrt", "Reciprocal", "Pow") for f in (factors[1:] if node.op_type == "Div" else factors))
 
 
 def _moved(found: _Before) -> Channels | str:

