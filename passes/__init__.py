@@ -11,6 +11,9 @@ from edgeopt.passes.constants_to_initializers import ConstantsToInitializers
 from edgeopt.passes.dead_code import DeadCode
 from edgeopt.passes.dedupe_initializers import DedupeInitializers
 from edgeopt.passes.einsum import WriteEinsum
+from edgeopt.passes.fold_affine_after import FoldAffineAfter
+from edgeopt.passes.fold_affine_before import FoldAffineBefore
+from edgeopt.passes.fold_affine_chain import FoldAffineChain
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_casts import FoldCasts
 from edgeopt.passes.fold_clips import FoldClips
@@ -64,6 +67,8 @@ EXACT: tuple[Rule, ...] = (
     ReduceToPool(),  # a pool can take a Pad over
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
+    FoldAffineAfter(),  # all other maps behind a layer, also with nodes in between
+    FoldAffineBefore(),  # what no layer before takes in, the layers behind may
     FoldTransposePairs(),  # the plain pairs; what it leaves is a region's business
     SinkTransposes(),  # after what hides readers and producers is gone
     FoldReshapes(),  # Transposes that became views join the chains of views
@@ -71,6 +76,7 @@ EXACT: tuple[Rule, ...] = (
     FoldExpand(),  # needs the sizes that the folds of views state
     FoldTransposeGemm(),  # needs a constant weight
     MergeConvSum(),  # after the normalizations of the branches are folded
+    FoldAffineChain(),  # what no layer has taken in; a normalization in a sum is a Conv's business
     MergeLinearChain(),  # a sum of branches may have been between two layers
     SpaceDepth(),  # after a Pad in front of the Conv is gone
     MergeParallelLayers(),  # what is left beside each other
