@@ -1,12 +1,15 @@
 """Order the nodes of a model so that its activations need the least memory; no value changes.
 
 The order of least peak is searched for each graph, bodies first, under the very rules that ``arena.lower_bound``
-counts by (``order_costs``, ``order_search``). It is taken only if that bound, counted anew on the reordered model,
+counts by (``order_costs``, ``order_search``). It is taken only if that peak, counted anew on the reordered model,
 falls and the arena plan does not grow; otherwise every node stays where it was. What comes with it is a proven bound
 on the peak of every valid order, and so the gap.
 
 Nodes of which two runs may differ (``ops.is_random``: random generators, custom operators) keep their order among
-themselves. A model with local functions keeps its order.
+themselves. Left alone are:
+
+1. a model with local functions,
+2. a model with a tensor whose size stays unknown once its open dimensions are assumed (``static_shapes.resolve``).
 
 Whom it serves: runtimes that run the nodes as the file has them and plan their arena for that order, such as
 TensorFlow Lite for Microcontrollers after conversion, ncnn in its default mode, and code generators.
@@ -18,15 +21,15 @@ file among nodes that are ready. A smaller peak here is therefore no promise for
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 from edgeopt.arena import lower_bound, plan
-from edgeopt.graph import graphs
-from edgeopt.liveness import Liveness, analyse, sharing
+from edgeopt.graph import captured_values, graphs
+from edgeopt.liveness import analyse, sharing
 from edgeopt.ops import bodies, is_random
 from edgeopt.order_costs import Problem, Tensor, peak
 from edgeopt.order_search import EVALUATIONS, search
@@ -48,6 +51,7 @@ class Reordered:
             limits).
         arena_bytes_before: Of the arena plan in the order that came in.
         arena_bytes_after: The same in the order of ``model``.
+        reason: Why no other order was looked for; None if one was.
     """
 
     model: ir.Model
@@ -57,6 +61,7 @@ class Reordered:
     method: str
     arena_bytes_before: int
     arena_bytes_after: int
+    reason: str | None = None
 
     @property
     def changed(self) -> bool:
@@ -75,13 +80,19 @@ class Reordered:
 
     def as_json(self) -> dict[str, Any]:
         """The ``node_order`` part of a report."""
-        return {
+        result = {
             "peak_bytes_before": self.peak_bytes_before,
             "peak_bytes_after": self.peak_bytes_after,
+            "arena_bytes_before": self.arena_bytes_before,
+            "arena_bytes_after": self.arena_bytes_after,
+            "method": self.method,
+        }
+        if self.reason is not None:
+            return result | {"reason": self.reason}
+        return result | {
             "lower_bound_bytes": self.lower_bound_bytes,
             "gap": round(self.gap, 4),
             "optimal": self.optimal,
-            "method": self.method,
         }
 
 
@@ -89,30 +100,133 @@ def reorder(model: ir.Model, assumed: Mapping[str, int] | None = None, *, evalua
     """Order the nodes for the least peak of activation memory.
 
     Args:
-        model: Not changed.
+        model: Not changed. If its types are known already, so much the faster.
         assumed: Sizes of open dimensions, as in ``static_shapes.resolve``.
         evaluations: How much may be searched for each graph (``order_search``).
     """
-    result = model.clone()
-    tags: dict[int, ir.Node] = dict(enumerate(n for g in graphs(result) for n in g))
-    for tag, node in tags.items():
+    tagged = [node for graph in graphs(model) for node in graph]
+    for tag, node in enumerate(tagged):
         node.meta[_TAG] = tag
-    resolved = resolve(result, assumed).model
-    for node in tags.values():
-        del node.meta[_TAG]
-    live = analyse(resolved.graph)
-    before, arena = lower_bound(live).size_bytes, plan(live).arena_bytes
-    found = _Orders(evaluations)
-    bound = found.least(resolved.graph, is_body=False).bound
-    given = Reordered(model, before, before, min(bound, before), "given", arena, arena)
-    if found.best_peak >= before or model.functions:
-        return given
-    rank = {tag: i for i, tag in enumerate(found.tags)}
-    if not _apply(result, tags, rank):
-        return given
+    try:
+        resolved = resolve(model, assumed).model
+        live = analyse(resolved.graph)
+        counted = lower_bound(live)
+        before, arena = counted.size_bytes, plan(live).arena_bytes
+
+        def given(bound: int, reason: str | None = None) -> Reordered:
+            return Reordered(model, before, before, min(bound, before), "given", arena, arena, reason)
+
+        if model.functions:
+            return given(0, "the model has local functions")
+        if counted.unknown:
+            return given(0, f"the size of {counted.unknown[0]!r} is unknown")
+        search_ = _Search(evaluations)
+        found = search_.least(resolved.graph, is_body=False)
+        if found.peak >= before:
+            return given(found.bound)
+        result = model.clone()
+    finally:
+        for node in tagged:
+            del node.meta[_TAG]
+    _apply(result, {tag: place for place, tag in enumerate(search_.tags)})
     after = analyse(resolve(result, assumed).model.graph)
     peak_after, arena_after = lower_bound(after).size_bytes, plan(after).arena_bytes
     if peak_after >= before or arena_after > arena:
-        return given
-    method = "beam" if found.beam else "exact"
-    return Reordered(result, before, peak_after, bound, method, arena, arena_after)
+        return given(found.bound)
+    method = "beam" if search_.beam else "exact"
+    return Reordered(result, before, peak_after, min(found.bound, peak_after), method, arena, arena_after)
+
+
+@dataclass(frozen=True)
+class _Least:
+    """Peak of the best order found for a graph, and a bound on that of every order."""
+
+    peak: int
+    bound: int
+
+
+class _Search:
+    """Searches each graph, from the inside to the outside.
+
+    Attributes:
+        tags: The tags of the nodes of all graphs, those of one graph in its best order.
+        beam: Whether the beam had to help anywhere.
+    """
+
+    def __init__(self, evaluations: int) -> None:
+        self._evaluations = evaluations
+        self.tags: list[int] = []
+        self.beam = False
+
+    def least(self, graph: ir.Graph, *, is_body: bool) -> _Least:
+        nodes = list(graph)
+        inner: dict[int, int] = {}
+        inner_bound: dict[int, int] = {}
+        for i, node in enumerate(nodes):
+            found = [self.least(body, is_body=True) for body in bodies(node)]
+            if found:
+                inner[i], inner_bound[i] = max(f.peak for f in found), max(f.bound for f in found)
+        shared = sharing(graph, is_body=is_body)
+        tensors = [
+            Tensor(b.size_bytes, b.producer - 1 if b.producer else None, tuple(u - 1 for u in b.users), b.to_the_end)
+            for b in shared.buffers
+        ]
+        over = {step - 1: sources for step, sources in shared.overwritable.items() if sources}
+        problem = Problem(_predecessors(nodes), tensors, over, inner, inner_bound)
+        ordered = search(problem, range(len(nodes)), self._evaluations)
+        self.beam |= ordered.beam
+        self.tags += [nodes[i].meta[_TAG] for i in ordered.order if _TAG in nodes[i].meta]
+        highest = peak(problem, ordered.order)
+        return _Least(highest, min(ordered.bound, highest))
+
+
+def _predecessors(nodes: Sequence[ir.Node]) -> list[list[int]]:
+    """For each node of one graph, those that must run before it."""
+    place = {node: i for i, node in enumerate(nodes)}
+    result: list[list[int]] = []
+    last_random: int | None = None
+    for i, node in enumerate(nodes):
+        values = (*node.inputs, *captured_values(node)) if any(bodies(node)) else node.inputs
+        producers = {place.get(p) for v in values if v is not None and (p := v.producer()) is not None}
+        producers.discard(None)
+        if is_random(node):
+            if last_random is not None:
+                producers.add(last_random)
+            last_random = i
+        result.append(sorted(p for p in producers if p is not None))
+    return result
+
+
+def _apply(model: ir.Model, rank: Mapping[int, int]) -> None:
+    """Sort each graph by the ranks of its nodes' tags, as far as what they need allows; the tags go.
+
+    Nodes without a rank (known from shapes alone, so the search did not see them) run as soon as they can.
+    """
+    for graph in list(graphs(model)):
+        nodes = list(graph)
+        ranks = [rank.get(node.meta.pop(_TAG, -1), -1) for node in nodes]
+        order = _sorted(_predecessors(nodes), lambda i, ranks=ranks: (ranks[i], i))
+        names = [node.name for node in nodes]
+        graph.extend(nodes[i] for i in order)  # moves those that it has
+        for node, name in zip(nodes, names, strict=True):
+            node.name = name  # one without a name keeps none
+
+
+def _sorted(before: Sequence[Sequence[int]], key: Callable[[int], tuple[int, int]]) -> list[int]:
+    """The topological order that always takes the node of the smallest key."""
+    missing = [len(b) for b in before]
+    after: list[list[int]] = [[] for _ in before]
+    for node, needed in enumerate(before):
+        for other in needed:
+            after[other].append(node)
+    ready = [key(i) for i, m in enumerate(missing) if not m]
+    heapq.heapify(ready)
+    result: list[int] = []
+    while ready:
+        node = heapq.heappop(ready)[1]
+        result.append(node)
+        for follower in after[node]:
+            missing[follower] -= 1
+            if not missing[follower]:
+                heapq.heappush(ready, key(follower))
+    return result
