@@ -7,6 +7,8 @@ nodes, of what must be alive at the node in every order.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -28,6 +30,9 @@ class Segment:
         bound: No order of them has a lower peak.
         units: The nodes that run as one.
         masks: The same as bits.
+        needs: The nodes that must run before each unit, as bits.
+        leaves: Bytes of what each unit writes that outlives it.
+        overwritten_after: The other readers, as bits, of what each unit may write over.
         ready: The units that can run first.
     """
 
@@ -147,7 +152,12 @@ class Segment:
         self.masks = [sum(1 << i for i in unit) for unit in self._members]
         unit_of = {i: u for u, unit in enumerate(self._members) for i in unit}
         inside = [{p for i in unit for p in self._before[i]} - set(unit) for unit in self._members]
-        self._needs = [sum(1 << p for p in needs) for needs in inside]
+        self.needs = [sum(1 << p for p in needs) for needs in inside]
+        self.leaves = [sum(self._leaves[i] for i in unit) for unit in self._members]
+        self.overwritten_after = [
+            functools.reduce(operator.or_, (users for i in unit for users, _ in self._over[i]), 0)
+            for unit in self._members
+        ]
         self._followers: list[list[int]] = [
             sorted({unit_of[s] for i in unit for s in self._after[i]} - {u}) for u, unit in enumerate(self._members)
         ]
@@ -173,6 +183,6 @@ class Segment:
     def ready_after(self, unit: int, remaining: int, ready: list[int]) -> list[int]:
         """The units that can run next, once ``unit`` of ``ready`` has run."""
         result = [u for u in ready if u != unit]
-        result += [u for u in self._followers[unit] if not self._needs[u] & remaining]
+        result += [u for u in self._followers[unit] if not self.needs[u] & remaining]
         result.sort()
         return result

@@ -2,7 +2,7 @@
 
 What is alive depends on the set alone, so that one way to reach it is as good as any other (dynamic programming over
 down-sets, as in SERENITY, Ahn et al. 2020, arXiv:2003.02369). Live memory is a submodular function of the set: what a
-node adds can only shrink, and what it frees can only grow, the more nodes have run. Hence three rules that keep the
+node adds can only shrink, and what it frees can only grow, the more nodes have run. Hence four rules that keep the
 states few and lose no answer:
 
 1. A node that fits the budget and adds nothing in all runs at once.
@@ -14,7 +14,13 @@ states few and lose no answer:
    smaller. The search starts anew from S. (States are taken by their number of nodes; rule 1 may run nodes outside of
    S beside smaller sets, which hides their number. Where it did, the search is repeated among the nodes of S.)
 
-The same holds for a state that is the only one left.
+4. A step is idle if it frees nothing and holds no more while it runs than afterwards. What follows an idle step and
+   does not need it could as well have come before: all it would have met is less. So a state that was entered by an
+   idle step is left only by what needs that step, by what could not come before for the same price (it now takes the
+   place of an operand, or frees a tensor that the step read too), and, of idle steps in a row, in the order of
+   their numbers.
+
+A state that is the only one left may also come first in every order.
 """
 
 from __future__ import annotations
@@ -51,7 +57,9 @@ class _State:
         remaining: One bit for each node of the segment that has not run.
         live: Bytes alive.
         peak: On the way here.
-        options: Units that may run next within the budget, and what then is.
+        options: Units that may run next within the budget, what then is, and whether the step is idle.
+        entered: The idle steps that led here, each with the idle steps (as bits) that could have been taken instead;
+            None if another step led here too.
         ready: Units whose predecessors have run.
         ran: The units that led here from ``parent``, in order.
         parent: The state before.
@@ -60,7 +68,8 @@ class _State:
     remaining: int
     live: int
     peak: int
-    options: list[tuple[int, _After]]
+    options: list[tuple[int, _After, bool]]
+    entered: list[tuple[int, int]] | None
     ready: list[int]
     ran: list[int]
     parent: _State | None
@@ -118,26 +127,32 @@ class _Search:
             start: Where the search starts.
             aside: Nodes that must not run.
         """
-        count = len(self._segment.nodes)
+        count, masks = len(self._segment.nodes), self._segment.masks
         heap: list[tuple[int, int, int, _State]] = []
-        seen: set[int] = set()
+        known: dict[int, _State] = {}
         taken: dict[int, int] = {}
-        serial = 0
         self._forced = 0
-        state, size = start, 0
+        state = start
         while True:
-            for unit, then in state.options:
-                if then[0] in seen or self._segment.masks[unit] & aside:
+            idle = sum(1 << unit for unit, _, is_idle in state.options if is_idle)
+            for unit, then, is_idle in state.options:
+                if masks[unit] & aside or not self._may_follow(state, unit, is_idle):
                     continue
-                seen.add(then[0])
-                after = (then[0], then[1], max(state.peak, then[2]))
-                ready = self._segment.ready_after(unit, then[0], state.ready)
-                new = self._settle(state, unit, after, ready, aside)
-                if new.remaining in seen and new.remaining != then[0]:
-                    continue
-                seen.add(new.remaining)
-                serial += 1
-                heapq.heappush(heap, (count - new.remaining.bit_count(), new.live, serial, new))
+                new = known.get(then[0])
+                if new is None:
+                    after = (then[0], then[1], max(state.peak, then[2]))
+                    ready = self._segment.ready_after(unit, then[0], state.ready)
+                    new = self._settle(state, unit, after, ready, aside)
+                    if is_idle and new.remaining == then[0]:
+                        new.entered = []
+                    twin = known.setdefault(new.remaining, new)
+                    if twin is new:
+                        heapq.heappush(heap, (count - new.remaining.bit_count(), new.live, len(known), new))
+                    else:
+                        twin.entered = None
+                    known[then[0]] = new = twin
+                if new.entered is not None:
+                    new.entered = [*new.entered, (unit, idle)] if is_idle else None
             while heap:
                 size, _, _, state = heapq.heappop(heap)
                 if not heap or not state.remaining:
@@ -160,7 +175,7 @@ class _Search:
         remaining, live, peak = after
         ran = [] if unit is None else [unit]
         while True:
-            options: list[tuple[int, _After]] = []
+            options: list[tuple[int, _After, bool]] = []
             for candidate in ready:
                 if segment.masks[candidate] & aside:
                     continue
@@ -175,6 +190,18 @@ class _Search:
                     ready = segment.ready_after(candidate, remaining, ready)
                     break
                 else:
-                    options.append((candidate, then))
+                    options.append((candidate, then, then[1] - live == segment.leaves[candidate] == then[2] - live))
             else:
-                return _State(remaining, live, peak, options, ready, ran, parent)
+                return _State(remaining, live, peak, options, None, ready, ran, parent)
+
+    def _may_follow(self, state: _State, unit: int, is_idle: bool) -> bool:
+        """Rule 4."""
+        if state.entered is None:
+            return True
+        segment = self._segment
+        for step, others in state.entered:
+            if (segment.needs[unit] | segment.overwritten_after[unit]) & segment.masks[step]:
+                return True
+            if others >> unit & 1 and (not is_idle or unit > step):
+                return True
+        return False
