@@ -28,7 +28,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeopt.arena import lower_bound, plan
-from edgeopt.graph import captured_values, graphs
+from edgeopt.graph import captured_values, graphs, has_subgraph
 from edgeopt.liveness import analyse, sharing
 from edgeopt.ops import bodies, is_random
 from edgeopt.order_costs import Problem, Tensor, peak
@@ -47,8 +47,8 @@ class Reordered:
         peak_bytes_before: Largest sum of live activations in the order that came in (``arena.lower_bound``).
         peak_bytes_after: The same in the order of ``model``.
         lower_bound_bytes: No valid order has a lower peak.
-        method: ``given`` (the order that came in), ``exact`` (found by the exact search) or ``beam`` (beyond its
-            limits).
+        method: ``given`` (the order that came in), ``exact`` (another one, proven to be the best) or ``heuristic``
+            (another one, the best that was found within the limits of the search).
         arena_bytes_before: Of the arena plan in the order that came in.
         arena_bytes_after: The same in the order of ``model``.
         reason: Why no other order was looked for; None if one was.
@@ -120,6 +120,8 @@ def reorder(model: ir.Model, assumed: Mapping[str, int] | None = None, *, evalua
             return given(0, "the model has local functions")
         if counted.unknown:
             return given(0, f"the size of {counted.unknown[0]!r} is unknown")
+        if _is_only_order(resolved.graph):
+            return given(before)
         search_ = _Search(evaluations)
         found = search_.least(resolved.graph, is_body=False)
         if found.peak >= before:
@@ -133,8 +135,20 @@ def reorder(model: ir.Model, assumed: Mapping[str, int] | None = None, *, evalua
     peak_after, arena_after = lower_bound(after).size_bytes, plan(after).arena_bytes
     if peak_after >= before or arena_after > arena:
         return given(found.bound)
-    method = "beam" if search_.beam else "exact"
+    method = "exact" if peak_after <= found.bound else "heuristic"
     return Reordered(result, before, peak_after, min(found.bound, peak_after), method, arena, arena_after)
+
+
+def _is_only_order(graph: ir.Graph) -> bool:
+    """Whether each node reads what the node before it made, and none has a body: there is no other order."""
+    last: ir.Node | None = None
+    for node in graph:
+        if last is not None and not any(v is not None and v.producer() is last for v in node.inputs):
+            return False
+        if has_subgraph(node):
+            return False
+        last = node
+    return True
 
 
 @dataclass(frozen=True)
@@ -150,13 +164,11 @@ class _Search:
 
     Attributes:
         tags: The tags of the nodes of all graphs, those of one graph in its best order.
-        beam: Whether the beam had to help anywhere.
     """
 
     def __init__(self, evaluations: int) -> None:
         self._evaluations = evaluations
         self.tags: list[int] = []
-        self.beam = False
 
     def least(self, graph: ir.Graph, *, is_body: bool) -> _Least:
         nodes = list(graph)
@@ -174,7 +186,6 @@ class _Search:
         over = {step - 1: sources for step, sources in shared.overwritable.items() if sources}
         problem = Problem(_predecessors(nodes), tensors, over, inner, inner_bound)
         ordered = search(problem, range(len(nodes)), self._evaluations)
-        self.beam |= ordered.beam
         self.tags += [nodes[i].meta[_TAG] for i in ordered.order if _TAG in nodes[i].meta]
         highest = peak(problem, ordered.order)
         return _Least(highest, min(ordered.bound, highest))
@@ -206,10 +217,7 @@ def _apply(model: ir.Model, rank: Mapping[int, int]) -> None:
         nodes = list(graph)
         ranks = [rank.get(node.meta.pop(_TAG, -1), -1) for node in nodes]
         order = _sorted(_predecessors(nodes), lambda i, ranks=ranks: (ranks[i], i))
-        names = [node.name for node in nodes]
         graph.extend(nodes[i] for i in order)  # moves those that it has
-        for node, name in zip(nodes, names, strict=True):
-            node.name = name  # one without a name keeps none
 
 
 def _sorted(before: Sequence[Sequence[int]], key: Callable[[int], tuple[int, int]]) -> list[int]:

@@ -104,6 +104,37 @@ def peak(problem: Problem, order: Iterable[int]) -> int:
     return max([problem.edges, *(s.during for s in steps(problem, order))])
 
 
+def depth_first(problem: Problem, order: Sequence[int], *, largest_first: bool) -> list[int]:
+    """From the nodes that none waits for, in the given order, backwards: what a node needs runs right before it.
+
+    Args:
+        problem: The graph.
+        order: A valid order.
+        largest_first: Of what a node needs, what writes most comes first, else what came first in the given order.
+    """
+    position = {node: i for i, node in enumerate(order)}
+    size = [sum(problem.tensors[i].size for i in written) for written in problem.written]
+
+    def needed(node: int) -> list[int]:
+        key = (lambda p: (size[p], -position[p])) if largest_first else (lambda p: (0, -position[p]))
+        return sorted(problem.before[node], key=key)  # the first to run is the last
+
+    result: list[int] = []
+    state = bytearray(len(size))  # 1: what it needs is on the stack, 2: has run
+    stack = [node for node in reversed(order) if not problem.after[node]]
+    while stack:
+        node = stack[-1]
+        if state[node]:
+            stack.pop()
+            if state[node] == 1:
+                result.append(node)
+            state[node] = 2
+            continue
+        state[node] = 1
+        stack += [p for p in needed(node) if not state[p]]
+    return result
+
+
 def segments(problem: Problem, order: Sequence[int]) -> list[list[int]]:
     """Cut an order where every valid order can be cut: around each node that all others come before or after.
 

@@ -1,6 +1,6 @@
 """The order of nodes that needs the least memory: exact within limits, a beam beyond.
 
-The order is cut where every valid order can be cut, and each segment is ordered alone. **Budget.** For a segment the
+It starts from the given order, or from one of two depth-first orders where that is better. The order is cut where every valid order can be cut, and each segment is ordered alone. **Budget.** For a segment the
 search begins at a lower bound (``order_segment``). Where no order stays within a budget (``order_states``), the least
 refused step is a new lower bound; otherwise the peak of the order found is a new upper bound. Between them the budget
 is halved until they meet. The limits count evaluated steps, not time, so that the same graph always gets the same
@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeopt.order_costs import Problem, segments, steps
+from edgeopt.order_costs import Problem, depth_first, peak, segments, steps
 from edgeopt.order_segment import WINDOW, Segment
 from edgeopt.order_states import Limit, within
 
-EVALUATIONS = 60_000  # of one search for one graph; about 0.3 s
+EVALUATIONS = 200_000  # of one search for one graph; about 1 s
 _EXACT_SHARE = 3  # an exact answer may take this part of what is left
 _BEAM_WIDTHS = (4, 24)
 _TRIES_AT_BOUND = 2  # then the budget is halved
@@ -30,12 +30,10 @@ class Ordered:
     Attributes:
         order: All nodes.
         bound: No order has a lower peak.
-        beam: Whether a part of it was found by the beam.
     """
 
     order: list[int]
     bound: int
-    beam: bool
 
 
 def search(problem: Problem, order: Sequence[int], evaluations: int = EVALUATIONS) -> Ordered:
@@ -43,9 +41,11 @@ def search(problem: Problem, order: Sequence[int], evaluations: int = EVALUATION
 
     Args:
         problem: The graph.
-        order: A valid order; what needs no change keeps its place.
+        order: A valid order. If no other is better, it is kept.
         evaluations: How many steps may be tried.
     """
+    starts = [list(order), *(depth_first(problem, order, largest_first=largest) for largest in (False, True))]
+    order = min(starts, key=lambda start: peak(problem, start))  # the given one of equals
     walked = steps(problem, order)
     position = {node: i for i, node in enumerate(order)}
     parts: list[Segment] = []
@@ -58,28 +58,25 @@ def search(problem: Problem, order: Sequence[int], evaluations: int = EVALUATION
     limit = Limit(evaluations)
     best = [part.nodes for part in parts]
     proves = problem.inner == problem.inner_bound  # what lies inside is at its least too
-    beam = False
     for i in sorted(range(len(parts)), key=lambda i: (-parts[i].highest, i)):
         if parts[i].highest <= bound:
             break
         if len(parts[i].nodes) <= WINDOW:
-            best[i], low, by_beam = _least(parts[i], bound, limit)
+            best[i], low = _least(parts[i], bound, limit)
             bound = max(bound, low) if proves else bound
-            beam |= by_beam
             continue
-        best[i], beam = [], True  # windows are no cuts: an order may do better than the best of each
+        best[i] = []  # windows are no cuts: an order may do better than the best of each
         start = position[parts[i].nodes[0]]
         for k in range(start, start + len(parts[i].nodes), WINDOW):
             nodes = parts[i].nodes[k - start : k - start + WINDOW]
             window = Segment(problem, nodes, position, walked[k].before, walked[k : k + len(nodes)])
             best[i] += _least(window, max(bound, window.bound), limit)[0] if window.highest > bound else nodes
-    return Ordered([n for part in best for n in part], bound, beam)
+    return Ordered([n for part in best for n in part], bound)
 
 
-def _least(segment: Segment, goal: int, limit: Limit) -> tuple[list[int], int, bool]:
-    """The best order of a segment; a bound on all its orders, unless that is below ``goal``; whether by beam."""
+def _least(segment: Segment, goal: int, limit: Limit) -> tuple[list[int], int]:
+    """The best order of a segment; a bound on all its orders, unless that is below ``goal``."""
     low, high, best = goal, segment.highest, segment.nodes
-    beam = False
     tries = 0
     while low < high:
         budget = low if tries < _TRIES_AT_BOUND else (low + high) // 2
@@ -90,18 +87,20 @@ def _least(segment: Segment, goal: int, limit: Limit) -> tuple[list[int], int, b
         limit.evaluations -= given - share.evaluations
         if answer.order is not None:
             high, best = answer.peak, answer.order
-        elif answer.refused is not None:
+        elif answer.complete and answer.refused is not None:
             low = min(answer.refused, high)
         else:
             break
     hoped = low
     while hoped < high and limit.evaluations > 0:  # the limit was reached: nothing is proven from here on
         budget = (hoped + high) // 2
+        beyond = high
         for width in _BEAM_WIDTHS:
             answer = within(segment, budget, limit, width)
             if answer.order is not None:
-                high, best, beam = answer.peak, answer.order, True
+                high, best = answer.peak, answer.order
                 break
+            beyond = min(beyond, answer.refused or high)  # a budget below it would refuse the same steps
         else:
-            hoped = budget + 1
-    return best, low, beam
+            hoped = max(budget + 1, beyond)
+    return best, low

@@ -42,11 +42,19 @@ class Limit:
 
 @dataclass(frozen=True)
 class Answer:
-    """An order within the budget and its peak; or the least step refused, if no order is within; or neither."""
+    """What became of one search.
+
+    Attributes:
+        order: An order within the budget; None if none was found.
+        peak: Of that order.
+        refused: The least step that went over the budget; None if there was none.
+        complete: Without an order: whether there is none, and so none below ``refused``.
+    """
 
     order: list[int] | None
     peak: int = 0
     refused: int | None = None
+    complete: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +122,7 @@ class _Search:
                 restricted = True
                 found, is_first = self._next(state, found.remaining)
             if found is None:
-                return Answer(None, refused=self._refused if self._complete else None)
+                return Answer(None, refused=self._refused, complete=self._complete)
             state = found
             if restricted:  # what was left aside may run now
                 state = self._settle(found, None, (found.remaining, found.live, found.peak), found.ready, 0)
