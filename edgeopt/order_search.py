@@ -1,11 +1,12 @@
-"""The order of nodes that needs the least memory: exact within limits, a beam beyond.
+"""The order of nodes that needs the least memory: exact within limits, heuristic beyond.
 
-It starts from the given order, or from one of two depth-first orders where that is better. The order is cut where every valid order can be cut, and each segment is ordered alone. **Budget.** For a segment the
-search begins at a lower bound (``order_segment``). Where no order stays within a budget (``order_states``), the least
-refused step is a new lower bound; otherwise the peak of the order found is a new upper bound. Between them the budget
-is halved until they meet. The limits count evaluated steps, not time, so that the same graph always gets the same
-order. Beyond them the number of states of one size is bounded: what is found then is an order, but a failure proves
-nothing. A segment of very many nodes is ordered window by window.
+It starts from the given order, or from one of two depth-first orders where that is better. The order is cut where
+every valid order can be cut, and each segment is ordered alone. **Budget.** For a segment the search begins at a lower
+bound (``order_segment``). Where no order stays within a budget (``order_states``), the least refused step is a new
+lower bound; otherwise the peak of the order found is a new upper bound. Between them the budget is halved until they
+meet. The limits count evaluated steps, not time, so that the same graph always gets the same order. Beyond them the
+number of states of one size is bounded: what is found then is an order, but a failure proves nothing. A segment of
+very many nodes is ordered window by window.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def test_within_its_limit_the_search_gives_the_best_it_found() -> None:
     assert found.method == "heuristic"
     assert 0 < found.gap < 1
     assert found.peak_bytes_after < found.peak_bytes_before
-    assert reorder(m, evaluations=0).method == "given"
+    assert found.peak_bytes_after < reorder(m, evaluations=0).peak_bytes_after <= found.peak_bytes_before
 
 
 def test_simplify_orders_the_nodes_and_says_so(tmp_path: Path) -> None:
