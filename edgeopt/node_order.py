@@ -21,7 +21,7 @@ file among nodes that are ready. A smaller peak here is therefore no promise for
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,18 +216,18 @@ def _apply(model: ir.Model, rank: Mapping[int, int]) -> None:
     for graph in list(graphs(model)):
         nodes = list(graph)
         ranks = [rank.get(node.meta.pop(_TAG, -1), -1) for node in nodes]
-        order = _sorted(_predecessors(nodes), lambda i, ranks=ranks: (ranks[i], i))
+        order = _sorted(_predecessors(nodes), ranks)
         graph.extend(nodes[i] for i in order)  # moves those that it has
 
 
-def _sorted(before: Sequence[Sequence[int]], key: Callable[[int], tuple[int, int]]) -> list[int]:
-    """The topological order that always takes the node of the smallest key."""
+def _sorted(before: Sequence[Sequence[int]], rank: Sequence[int]) -> list[int]:
+    """The topological order that always takes the node of the lowest rank, of equals the first."""
     missing = [len(b) for b in before]
     after: list[list[int]] = [[] for _ in before]
     for node, needed in enumerate(before):
         for other in needed:
             after[other].append(node)
-    ready = [key(i) for i, m in enumerate(missing) if not m]
+    ready = [(rank[i], i) for i, m in enumerate(missing) if not m]
     heapq.heapify(ready)
     result: list[int] = []
     while ready:
@@ -236,5 +236,5 @@ def _sorted(before: Sequence[Sequence[int]], key: Callable[[int], tuple[int, int
         for follower in after[node]:
             missing[follower] -= 1
             if not missing[follower]:
-                heapq.heappush(ready, key(follower))
+                heapq.heappush(ready, (rank[follower], follower))
     return result

@@ -114,7 +114,7 @@ class Segment:
             if reaches is None:
                 needed[users] += size
                 continue
-            alive = reaches[:, users].any(axis=1)
+            alive: Array = np.asarray(reaches[:, users].any(axis=1))
             alive[users] = True
             if producer is not None:
                 alive &= reaches[producer]
