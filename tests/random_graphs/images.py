@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.random_graphs.builder import LARGEST, Builder, Value
-from tests.random_graphs.general import affine, batch_norm, reduced, sliced, shape_reshape, unary
+from tests.random_graphs.general import affine, batch_norm, reduced, shape_reshape, sliced, unary
 from tests.random_graphs.layers import gemm
 
 
@@ -68,7 +68,8 @@ def conv_affine(b: Builder, x: Value) -> Value:
 
 
 def bn_conv(b: Builder, x: Value) -> Value:
-    return b.pick([conv, conv_same])(b, b.pick([batch_norm, affine])(b, x))
+    made: Value = b.pick([conv, conv_same])(b, b.pick([batch_norm, affine])(b, x))
+    return made
 
 
 def residual(b: Builder, x: Value) -> Value:
