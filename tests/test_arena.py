@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
 from pathlib import Path
@@ -172,7 +172,7 @@ def test_what_reaches_the_end_is_placed_anew() -> None:
     improved = 0
     for seed in range(300):
         buffers = made_up(seed)
-        orders = (
+        orders: tuple[Callable[[Buffer], int], ...] = (
             lambda b: b.size_bytes,
             lambda b: b.size_bytes * (b.last - b.first + 1),
             lambda b: b.last - b.first,
