@@ -19,10 +19,10 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help venv demo test lint bench dist clean
+.PHONY: help venv demo test lint bench bench-simplify dist clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP)  ## make .venv with everything in it, or renew it when the requirements have changed
 
@@ -54,6 +54,9 @@ lint: $(STAMP)  ## check style, types and the import direction
 
 bench: $(STAMP)  ## run the benchmarks (ARGS="--rivals FOLDER": beside other tools' int8 files)
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-simplify: $(STAMP)  ## run the benchmark of simplify (ARGS="--peers-python PATH": beside other tools)
+	@$(BIN)/python -m tests.bench.simplify $(ARGS)
 
 dist: $(STAMP)  ## build the sdist and the wheel into dist/
 	@rm -rf build dist *.egg-info

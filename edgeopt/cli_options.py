@@ -17,7 +17,7 @@ COMMANDS = {
     "quantize": "quantize all that can be to int8, from calibration data",
     "profile": "measure latency and memory on this machine, whole and per node",
     "compare": "how well a second model agrees with the first one, on data",
-    "export": "torch module to ONNX, or ONNX to onnxruntime's .ort",
+    "export": "torch module to ONNX; ONNX to onnxruntime's .ort, another opset, or float16",
     "optimize": "do it all: pull every lever, measure, ship the fastest model within the budgets",
     "demo": "optimize the embedded example end to end",
 }
@@ -92,6 +92,7 @@ def _simplify(sub: argparse.ArgumentParser) -> None:
         "--with", dest="with_", action="append", default=[], choices=["onnxsim"], help="run a foreign simplifier first"
     )
     sub.add_argument("--device", help="keep the original where the result is slower there (host)")
+    sub.add_argument("--opset", type=int, help="convert to this ONNX opset, up or down (default: keep)")
     _shapes(sub)
     _run(sub)
 
@@ -136,7 +137,11 @@ def _export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("source", metavar="SRC", help="an .onnx file, or module:callable giving (torch module, inputs)")
     _output(sub)
     sub.add_argument("--format", choices=("onnx", "ort"), help="default: by the ending of OUT")
-    sub.add_argument("--opset", type=int, help="ONNX opset of an exported torch module")
+    sub.add_argument("--opset", type=int, help="ONNX opset: of an exported torch module, or to convert a model to")
+    sub.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="fp16: float16 inside (default fp32)"
+    )
+    _keep_float(sub)
     _shapes(sub)
     sub.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
 

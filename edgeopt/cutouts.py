@@ -24,14 +24,15 @@ from edgeopt.errors import ModelError
 from edgeopt.feeds import random_array
 from edgeopt.graph import STANDARD_DOMAINS, Array, dims_of, dtype_of, shapes_with
 from edgeopt.parity import channel_errors, channel_shares, exact_bound, float_channel_errors, is_float
+from edgeopt.protos import rename_bodies
 from edgeopt.rewrite import Case
-from edgeopt.runtime import Level, Session
+from edgeopt.runtime import Level, Session, as_array
 
-_CHUNK_ELEMENTS = 20_000_000
+_CHUNK_ELEMENTS = 8_000_000
 _CHUNK_BYTES = 200_000_000
 _BATCH_SIZE = 2  # for an open first axis
 _OTHER_SIZE = 16  # for other open axes: larger than usual kernels; each further symbol is one more
-_MAGNITUDES = (1.0, 30.0)  # the second reaches clips and saturations that N(0, 1) does not
+_MAGNITUDES = (1.0, 30.0, 0.0)  # the second reaches clips and saturations that N(0, 1) does not; 0 / 0 and the like
 _FLOAT64_FACTOR = 4.0
 
 
@@ -63,15 +64,16 @@ def check(cases: Sequence[Case], model: ir.Model, seed: int = 0) -> Verdict:
             for m in _MAGNITUDES
         ]
         try:
-            results = [_run_chunk([c for c, _ in chunk], f, model) for f in feeds]
+            results = _run_chunk([c for c, _ in chunk], feeds, model)
         except ModelError:
             results = []
         for k, (case, _) in enumerate(chunk):
             try:
-                outputs = [r[k] for r in results] or [_run_chunk([case], [f[k]], model)[0] for f in feeds]
+                alone = results or _run_chunk([case], [[f[k]] for f in feeds], model)
             except ModelError as error:
                 _by_reference_only(case, [f[k] for f in feeds], model, verdict, str(error))
                 continue
+            outputs = [r[k if results else 0] for r in alone]
             _judge(case, outputs, [f[k] for f in feeds], model, verdict)
     return verdict
 
@@ -86,8 +88,18 @@ def _input_shapes(case: Case) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]
         return case.uncheckable
     shapes = {}
     symbols: dict[str, int] = {}
+    for sizes in case.sizes.values():
+        if sizes and isinstance(batch := sizes[0].symbol, str):
+            symbols.setdefault(batch, _BATCH_SIZE)
     for name, value in case.inputs.items():
         dtype, dims = dtype_of(value), dims_of(value)
+        if name in case.sizes:
+            found = [
+                size.value(lambda s: symbols.setdefault(s, _OTHER_SIZE + 8 * len(symbols))) for size in case.sizes[name]
+            ]
+            if any(d.denominator != 1 or d < 1 for d in found):
+                return f"no sizes are known for which {value.name!r} is not empty"
+            dims = tuple(int(d) for d in found)
         if dtype is None or dims is None:
             return f"the type or rank of {value.name!r} is unknown"
         for axis, dim in enumerate(dims):
@@ -121,6 +133,7 @@ def _renamed(node: onnx.NodeProto, prefix: str, name: str) -> onnx.NodeProto:
     copy.input.extend(prefix + n if n else "" for n in node.input)
     copy.output.extend(prefix + n if n else "" for n in node.output)
     copy.name = name
+    rename_bodies(copy, lambda name: prefix + name)
     return copy
 
 
@@ -130,6 +143,8 @@ def _as_model(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, model: ir
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
+    if any(n.domain not in STANDARD_DOMAINS for n in nodes):
+        proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values())
     return proto
 
 
@@ -150,13 +165,12 @@ def _trusted_batchnorm(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _run_chunk(
-    cases: Sequence[Case], feeds: Sequence[Mapping[str, Array]], model: ir.Model
-) -> list[list[tuple[Array, Array]]]:
-    """For each case its pairs (before, after), one per output."""
+    cases: Sequence[Case], feeds: Sequence[Sequence[Mapping[str, Array]]], model: ir.Model
+) -> list[list[list[tuple[Array, Array]]]]:
+    """For each feed (one mapping per case), for each case its pairs (before, after), one per output."""
     graph = onnx.GraphProto()
     nodes: list[onnx.NodeProto] = []
-    feed: dict[str, Array] = {}
-    for k, (case, values) in enumerate(zip(cases, feeds, strict=True)):
+    for k, (case, values) in enumerate(zip(cases, feeds[0], strict=True)):
         prefix = f"{k}/"
         for name, tensor in case.constants.items():
             proto = ir.serde.serialize_tensor(_inline(tensor))
@@ -165,7 +179,6 @@ def _run_chunk(
         for name, array in values.items():
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.input.append(onnx.helper.make_tensor_value_info(prefix + name, kind, array.shape))
-            feed[prefix + name] = array
         for side, members in (("before", case.before), ("after", case.after)):
             nodes += [_renamed(n, prefix, f"{prefix}{side}/{j}") for j, n in enumerate(members)]
         for j, (old, new) in enumerate(case.outputs):
@@ -174,11 +187,19 @@ def _run_chunk(
                 nodes.append(onnx.helper.make_node("Identity", [prefix + name], [out], name=out))
                 graph.output.append(onnx.ValueInfoProto(name=out))
     session = Session(_as_model(nodes, graph, model).SerializeToString(), Level.NONE)
-    found = session.run(feed)
-    return [
-        [(np.asarray(found[f"{k}/old{j}"]), np.asarray(found[f"{k}/new{j}"])) for j in range(len(case.outputs))]
-        for k, case in enumerate(cases)
-    ]
+    runs = []
+    for chosen in feeds:
+        found = session.run({f"{k}/{name}": a for k, values in enumerate(chosen) for name, a in values.items()})
+        given = {name: array for name, value in found.items() if (array := as_array(value)) is not None}
+        if len(given) < len(found):
+            raise ModelError("an output is no tensor")
+        runs.append(
+            [
+                [(given[f"{k}/old{j}"], given[f"{k}/new{j}"]) for j in range(len(case.outputs))]
+                for k, case in enumerate(cases)
+            ]
+        )
+    return runs
 
 
 def _inline(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -17,13 +17,13 @@ import google.protobuf.message
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as ir_passes
 
 from edgeopt import saving
 from edgeopt.errors import ModelError, UsageError, root_cause
 from edgeopt.graph import Names, graphs
 from edgeopt.protos import check_tensors, densify, external_locations, lost_in_ir
 from edgeopt.runtime import external_folder
+from edgeopt.skeleton import skeleton
 
 _PROTOBUF_LIMIT_BYTES = 2**31 - 1
 _FOREIGN = {  # other formats that users hand over by mistake: offset, magic, name
@@ -232,7 +232,7 @@ def _repair(model: ir.Model, where: str) -> list[str]:
 def checker_error(model: ir.Model) -> str | None:
     """What the ONNX checker says against the model (weights left out), or None."""
     try:
-        ir_passes.CheckerPass()(model)
+        onnx.checker.check_model(skeleton(model))
     except Exception as error:  # noqa: BLE001 -- the checker's and the serializer's errors have no common base
         return root_cause(error)
     return None

@@ -14,6 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Dims = tuple[int | str | None, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+ANNOTATION_KEY = "quant_parameter_tensor_names"  # in a value's ``meta``: its quantization annotation, role to tensor
 _SHARED_LIMIT_BYTES = 65_536  # what a rewrite of one reader may store a second time
 
 
@@ -98,6 +99,22 @@ def _bodies(node: ir.Node) -> list[ir.Graph]:
         elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
             found += attr.as_graphs()
     return found
+
+
+def captured_values(node: ir.Node) -> list[ir.Value]:
+    """What the node's bodies read from the graphs around them, each once, in a fixed order."""
+    inside: set[ir.Value] = set()
+    read: dict[ir.Value, None] = {}
+    stack = _bodies(node)[::-1]
+    while stack:
+        body = stack.pop()
+        inside.update(body.inputs, body.initializers.values())
+        for inner in body:
+            inside.update(inner.outputs)
+            read.update(dict.fromkeys(v for v in inner.inputs if v is not None))
+            stack += _bodies(inner)
+        read.update(dict.fromkeys(body.outputs))
+    return [v for v in read if v not in inside]
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:

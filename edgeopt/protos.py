@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,22 @@ def _every_node(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from function.node
         for graph in _graphs_in(function.node):
             yield from graph.node
+
+
+def rename_bodies(node: onnx.NodeProto, new_name: Callable[[str], str]) -> None:
+    """Give each value that the node's bodies mention another name, in place; stated types of inner values go."""
+    for attribute in node.attribute:
+        bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
+        for body in bodies:
+            del body.value_info[:], body.quantization_annotation[:]
+            for value in (*body.input, *body.output):
+                value.name = new_name(value.name)
+            for tensor in body.initializer:
+                tensor.name = new_name(tensor.name)
+            for inner in body.node:
+                for names in (inner.input, inner.output):
+                    names[:] = [new_name(n) if n else "" for n in names]
+                rename_bodies(inner, new_name)
 
 
 def every_tensor(proto: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -9,15 +9,18 @@ nodes before and after, which the oracle runs side by side.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import onnx
 import onnx_ir as ir
 
-from edgeopt.graph import Names, constant_tensor, graphs, has_subgraph
+from edgeopt.graph import ANNOTATION_KEY, Names, captured_values, constant_tensor, graphs, has_subgraph
 from edgeopt.node_types import infer_outputs
+from edgeopt.protos import rename_bodies
+from edgeopt.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,11 @@ class Skip:
 
 @dataclass(frozen=True)
 class Hit:
-    """A place that a rule rewrote: the matched node (``anchor``) and all nodes it replaced."""
+    """A place that a rule rewrote: the matched node (``anchor``), all nodes it replaced, and the new ones."""
 
     anchor: str
     nodes: tuple[str, ...]
+    made: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,13 @@ class Rewrite:
         replacement: New nodes in topological order, not yet in any graph.
         outputs: Pairs (old value, value that takes its place). Every output of ``nodes`` that is read from
             outside must be among them.
+        sizes: Dims of values read, where the rewrite rests on how they depend on each other.
     """
 
     nodes: tuple[ir.Node, ...]
     replacement: tuple[ir.Node, ...] = ()
     outputs: tuple[tuple[ir.Value, ir.Value], ...] = ()
+    sizes: Mapping[ir.Value, Sequence[Size]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Case:
     inputs: dict[str, ir.Value]
     uncheckable: str | None = None
     replaced: list[tuple[str, str]] = field(default_factory=list)  # names in the graph, before and after
+    sizes: dict[str, Sequence[Size]] = field(default_factory=dict)  # dims of inputs that depend on each other
 
 
 @dataclass
@@ -127,8 +134,55 @@ class Applied:
     removed_initializers: int = 0
 
 
+class Workspace:
+    """What all rules that run on one model share: its names, and its nodes by operator type, in graph order.
+
+    Args:
+        model: The model that the rules change; whoever changes it otherwise calls ``refresh``.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.names = Names(model)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the nodes anew."""
+        self._place: dict[ir.Node, tuple[int, ...]] = {}
+        self._by_op: dict[str, list[ir.Node]] = {}
+        for graph in graphs(self.model):
+            for node in graph:
+                self._place[node] = (len(self._place),)
+                self._by_op.setdefault(node.op_type, []).append(node)
+
+    def nodes(self, ops: Collection[str] | None) -> Iterable[ir.Node]:
+        """The nodes of these types (all, if None), in graph order."""
+        if ops is None:
+            return [node for graph in graphs(self.model) for node in graph]
+        found: list[ir.Node] = []
+        for op in ops:
+            present = [n for n in self._by_op.get(op, ()) if n.graph is not None and n.op_type == op]
+            if present:
+                self._by_op[op] = present
+                found += present
+        return sorted(found, key=self._place.__getitem__)
+
+    def add(self, rewrite: Rewrite) -> None:
+        """Take up the new nodes, at the place of the node that they replace."""
+        place = self._place.get(rewrite.nodes[0], ())
+        for k, node in enumerate((*rewrite.replacement, *(n for r in rewrite.replacement for n in _inner_nodes(r)))):
+            self._place[node] = (*place, len(self._place), k)
+            self._by_op.setdefault(node.op_type, []).append(node)
+
+
 def apply(
-    rule: Rule, model: ir.Model, *, veto: Collection[str] = (), limit: int | None = None, cases: bool = True
+    rule: Rule,
+    model: ir.Model,
+    *,
+    veto: Collection[str] = (),
+    limit: int | None = None,
+    cases: bool = True,
+    workspace: Workspace | None = None,
 ) -> Applied:
     """Apply a rule wherever it matches, in place.
 
@@ -138,13 +192,14 @@ def apply(
         veto: Names of nodes at which no match may start; ``CLEAN_UP`` stands for the rule's ``finish``.
         limit: Stop after this many rewrites (the oracle bisects with it).
         cases: Record what was rewritten, for the oracle.
+        workspace: Of this model, if several rules run on it.
     """
     state = rule.prepare(model)
-    names = Names(model)
+    workspace = workspace or Workspace(model)
     result = Applied()
     skips: dict[str, Skip] = {}
-    queue: deque[ir.Node] = deque()
-    queued: set[ir.Node] = set()
+    queue: deque[ir.Node] = deque(workspace.nodes(rule.ops))
+    queued: set[ir.Node] = set(queue)
 
     def enqueue(nodes: Iterable[ir.Node | None]) -> None:
         for node in nodes:
@@ -152,35 +207,38 @@ def apply(
                 queued.add(node)
                 queue.append(node)
 
-    for graph in graphs(model):
-        enqueue(graph)
     while queue and (limit is None or len(result.hits) < limit):
         node = queue.popleft()
         queued.discard(node)
         if node.graph is None or node.name in veto:
             continue
         answer = rule.match(node, state)
+        if answer is None:
+            if skips:
+                skips.pop(node.name or "", None)
+            continue
         anchor = node.name or ""
         skips.pop(anchor, None)
         if isinstance(answer, Skip):
             skips[anchor] = answer
-        elif isinstance(answer, Rewrite):
-            reason = _interface_problem(answer)
-            if reason is not None:
-                skips[anchor] = Skip(anchor, reason)
-                continue
-            old_names = [old.name or "" for old, _ in answer.outputs]
-            if cases:
-                result.cases.append(_cut_out(anchor, answer))
-            neighbours = _neighbours(answer)
-            _replace(answer, names, rule.name, model)
-            if cases:
-                new_names = (new.name or "" for _, new in answer.outputs)
-                result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
-            gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
-            result.hits.append(Hit(anchor, gone))
-            enqueue(answer.replacement)
-            enqueue(n for n in neighbours if n.graph is not None)
+            continue
+        reason = _interface_problem(answer)
+        if reason is not None:
+            skips[anchor] = Skip(anchor, reason)
+            continue
+        old_names = [old.name or "" for old, _ in answer.outputs]
+        if cases:
+            result.cases.append(_cut_out(anchor, answer))
+        neighbours = _neighbours(answer)
+        _replace(answer, workspace.names, rule.name, model)
+        workspace.add(answer)
+        if cases:
+            new_names = (new.name or "" for _, new in answer.outputs)
+            result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
+        gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
+        result.hits.append(Hit(anchor, gone, tuple(n.name or "" for n in answer.replacement)))
+        enqueue(answer.replacement)
+        enqueue(n for n in neighbours if n.graph is not None)
     if limit is None and CLEAN_UP not in veto:
         result.removed_initializers = rule.finish(model)
     result.skips = list(skips.values())
@@ -253,10 +311,11 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
             new.name = names.fresh(new.name or f"{old.name}/folded")
             graph.register_initializer(new)
             folded.add(new)
-        if new.type is None:
-            new.type = old.type
-        if new.shape is None and old.shape is not None:
-            new.shape = old.shape.copy()
+        if not new.is_graph_output():  # else its type is part of the interface
+            if new.type is None:
+                new.type = old.type
+            if new.shape is None and old.shape is not None:
+                new.shape = old.shape.copy()
         if old.is_graph_output():  # the interface keeps its name, type and dims
             new.name, new.type, new.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -275,6 +334,15 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
         gone = (producer := old.producer()) is not None and producer.graph is None
         if gone and (new.producer() in rewrite.replacement or new in folded):
             new.name = old.name
+            _keep_notes(old, new)
+
+
+def _keep_notes(old: ir.Value, new: ir.Value) -> None:
+    """What is noted of a value (metadata, quantization annotation) stays with its name."""
+    for key, text in old.metadata_props.items():
+        new.metadata_props.setdefault(key, text)
+    if ANNOTATION_KEY in old.meta:
+        new.meta.setdefault(ANNOTATION_KEY, old.meta[ANNOTATION_KEY])
 
 
 def _origin(rule: str, nodes: Sequence[ir.Node]) -> str:
@@ -287,6 +355,10 @@ def _origin(rule: str, nodes: Sequence[ir.Node]) -> str:
     listed = list(sources)
     more = [f"… {len(listed) - _MOST_ORIGINS} more"] if len(listed) > _MOST_ORIGINS else []
     return f"{rule}: {', '.join(listed[:_MOST_ORIGINS] + more)}"
+
+
+def _inner_name(outer: Mapping[str, str], prefix: str, name: str) -> str:
+    return outer.get(name, prefix + name)
 
 
 def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
@@ -307,17 +379,20 @@ def _cut_out(anchor: str, rewrite: Rewrite) -> Case:
             case.constants[name] = tensor
         else:
             case.inputs[name] = value
+            if value in rewrite.sizes:
+                case.sizes[name] = rewrite.sizes[value]
         inner[id(value)] = name
         return name
 
     def write(nodes: Sequence[ir.Node], prefix: str, into: list[onnx.NodeProto]) -> None:
         for k, node in enumerate(nodes):
-            if has_subgraph(node):
-                case.uncheckable = f"{node.op_type} has a body"
             inputs = [name_of(v) if v is not None else "" for v in node.inputs]
+            outer = {v.name or "": name_of(v) for v in captured_values(node)} if has_subgraph(node) else {}
             for j, value in enumerate(node.outputs):
                 inner[id(value)] = f"{prefix}{k}_{j}"
             proto = ir.serde.serialize_node(node)
+            if has_subgraph(node):
+                rename_bodies(proto, partial(_inner_name, outer, f"{prefix}{k}/"))
             del proto.input[:], proto.output[:]
             proto.input.extend(inputs)
             used = [inner[id(v)] if v.name != "" else "" for v in node.outputs]

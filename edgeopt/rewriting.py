@@ -16,14 +16,16 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from edgeopt import exporters, files, latency, saving, shapes
+from edgeopt import conversions, exporters, files, latency, saving, shapes
 from edgeopt.calibration import open_dataset
 from edgeopt.calibration.statistics import check_range
+from edgeopt.collecting import without_collecting
 from edgeopt.decisions import FLOAT, INT8
 from edgeopt.effort import EFFORTS
 from edgeopt.errors import UsageError
 from edgeopt.feeds import runnable_feed
 from edgeopt.graph import Array, input_specs
+from edgeopt.graph import opset as opset_of
 from edgeopt.latency import Ratio
 from edgeopt.onnxsim_pass import run_onnxsim
 from edgeopt.oracle import Oracle, PassReport
@@ -49,6 +51,7 @@ _MEASURE_S = 3.0
 _QUICK_MEASURE_S = 1.0
 
 
+@without_collecting
 def simplify(
     model: Any,
     *,
@@ -56,12 +59,13 @@ def simplify(
     verify: bool = True,
     with_: Sequence[str] = (),
     device: str | Path | None = None,
+    opset: int | None = None,
     input_shape: Shapes | None = None,
     threads: int = 1,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Result:
-    """Apply all exact passes; the opset and the standard domain are kept.
+    """Apply all exact passes; the standard domain is kept, and the opset unless another one is asked for.
 
     Args:
         model: See the module.
@@ -69,13 +73,19 @@ def simplify(
         verify: Check each rewrite against the original; without it, rewrites are trusted.
         with_: Foreign simplifiers to run first: ``onnxsim``.
         device: Decide by measuring there (this machine: ``host``); without it nothing is measured.
+        opset: Convert to this version of the standard operator set: up before the passes, down after them.
         input_shape: See the module.
         threads: See the module.
         seed: See the module.
         progress: See the module.
+
+    Raises:
+        CheckError: the model at the other opset computes something else.
     """
     check_threads(threads)
     check_seed(seed)
+    if opset is not None:
+        conversions.check_opset(opset)
     unknown = set(with_) - {"onnxsim"}
     if unknown:
         raise UsageError(f"expected onnxsim, found {', '.join(sorted(unknown))}", where="--with")
@@ -84,7 +94,12 @@ def simplify(
     if loaded.untouchable:
         return untouched(loaded)
     oracle = Oracle(loaded.model, seed=seed, enabled=verify)
-    start, foreign = loaded.model, list[PassReport]()
+    base, foreign = loaded.model, list[PassReport]()
+    converted = opset is not None and opset != opset_of(base)
+    if opset is not None and opset > opset_of(base):
+        progress(f"converting to opset {opset}")
+        base = conversions.to_opset(loaded, base, opset, seed=seed).model
+    start = base
     if with_:
         progress("onnxsim")
         check = oracle if verify else Oracle(loaded.model, seed=seed)
@@ -92,8 +107,11 @@ def simplify(
         foreign.append(found)
     done = simplify_model(start, oracle, checker_clean=loaded.checker_error is None, progress=progress)
     passes = foreign + done.passes
-    result = shapes.as_stated(done.model, loaded.model)
-    changed = any(p.changed for p in passes)
+    result = shapes.as_stated(done.model, base)
+    if opset is not None and opset < opset_of(result):  # what was folded needs no conversion
+        progress(f"converting to opset {opset}")
+        result = conversions.to_opset(loaded, result, opset, seed=seed).model
+    changed = converted or any(p.changed for p in passes)
     if changed:
         finisher(loaded, "simplify", passes)(result, FLOAT)
     warnings = list(done.warnings)
@@ -109,7 +127,9 @@ def simplify(
         feed = runnable_feed(Session(loaded.model, threads=threads), input_specs(loaded.model), seed)
         timed_before, timed_after, ratio = _compared(loaded.model, result, feed, threads, seed, _MEASURE_S)
         before |= timed_before
-        if ratio.slower:
+        if ratio.slower and converted:
+            warnings.append(f"at opset {opset} it ran {ratio.median:.2f} times as fast on {target.name}")
+        if ratio.slower and not converted:
             warnings.append(
                 f"the original is kept: simplified it ran {ratio.median:.2f} times as fast on {target.name}"
             )
@@ -117,6 +137,8 @@ def simplify(
         else:
             after |= timed_after
             speedup = ratio.median
+    if converted:
+        report["opset"] = opset
     report |= {
         "before": before,
         "after": after,
@@ -228,18 +250,25 @@ def export(
     example_inputs: Any = None,
     format: Literal["onnx", "ort"] = "onnx",
     opset: int | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    keep_float: Sequence[str] = (),
     input_shape: Shapes | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Exported:
-    """A torch module to ONNX, or an ONNX model to onnxruntime's ``.ort``; the result is run beside the source.
+    """A torch module to ONNX, or an ONNX model to ``.ort``, another opset or float16.
+
+    The result is run beside the source.
 
     Args:
         source: ``module:callable`` whose call returns a ``torch.nn.Module`` and example inputs, or such a module
             itself; or an ONNX model (see the module).
         example_inputs: Of a module given itself: a tensor, a tuple or a dict of tensors.
         format: ``onnx`` or ``ort``.
-        opset: The ONNX opset of an exported module; the exporter's default if missing.
+        opset: The ONNX opset, of an exported module (the exporter's default if missing) or of a model, which is
+            converted to it up or down.
+        precision: ``fp16`` converts to float16 what can be; inputs and outputs stay as they are.
+        keep_float: Names of nodes, or operator types, that stay float32 in ``fp16``.
         input_shape: See the module; ONNX sources only.
         seed: See the module.
         progress: See the module.
@@ -249,6 +278,10 @@ def export(
     """
     if format not in ("onnx", "ort"):
         raise UsageError(f"expected onnx or ort, found {format!r}", where="--format")
+    if precision not in conversions.PRECISIONS:
+        raise UsageError(f"expected fp32 or fp16, found {precision!r}", where="--precision")
+    if keep_float and precision != "fp16":
+        raise UsageError("only with --precision fp16", where="--keep-float")
     check_seed(seed)
     check: dict[str, Any] = {}
     module, inputs = source, example_inputs
@@ -260,17 +293,37 @@ def export(
         check = made.as_json()
         loaded = files.load(model)
     else:
-        if opset is not None:
-            raise UsageError("only an exported torch module has a choice of opset", where="--opset")
         loaded = open_model(source, input_shape)
-        if format == "onnx":
-            raise UsageError("the source is ONNX already", where="--format", hint="name the output .ort")
+        if format == "onnx" and opset is None and precision == "fp32":
+            raise UsageError(
+                "the source is ONNX already",
+                where="--format",
+                hint="name the output .ort, or ask for another --opset or --precision",
+            )
+    model, warnings = loaded.model, list[str]()
+    if module is source and inputs is None and opset is not None and opset != opset_of(model):
+        progress(f"converting to opset {opset}")
+        done = conversions.to_opset(loaded, model, opset, seed=seed)
+        model, check = done.model, done.check
+    if precision == "fp16":
+        progress("converting to float16")
+        done = conversions.to_half(loaded, model, keep_float, seed=seed)
+        model, check, warnings = (
+            done.model,
+            check | done.check if "exporter" not in check else done.check,
+            done.warnings,
+        )
+    if model is not loaded.model:
+        finisher(loaded, "export")(model, precision)
     report = head(loaded) | {"format": format}
     if check:
         report["check"] = check
+    if warnings:
+        report["warnings"] = warnings
     if format == "onnx":
-        return Exported(loaded.model, None, report | {"file_bytes": len(saving.serialize(loaded.model))}, loaded.path)
+        report.setdefault("check", {"compared": f"nothing: the model is at opset {opset}"})
+        return Exported(model, None, report | {"file_bytes": len(saving.serialize(model))}, loaded.path)
     progress("writing the .ort format")
-    data = exporters.to_ort(loaded.model, seed=seed)
+    data = exporters.to_ort(model, seed=seed)
     report.setdefault("check", {"compared": "the reloaded file with the model, on random inputs"})
-    return Exported(loaded.model, data, report | {"file_bytes": len(data)}, loaded.path)
+    return Exported(model, data, report | {"file_bytes": len(data)}, loaded.path)

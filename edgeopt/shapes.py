@@ -9,37 +9,32 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError, UsageError
-from edgeopt.graph import dims_of, graphs, opset
+from edgeopt.graph import dims_of, graphs, opset, static_shape
+from edgeopt.skeleton import skeleton
 
-_SMALL_BYTES = 1000  # constants up to this size may be the shapes that inference needs
 
-
-def infer(model: ir.Model) -> ir.Model:
+def infer(model: ir.Model, *, outputs: bool = False) -> ir.Model:
     """Add the dims and types that ONNX's own inference finds, in place; symbolic dimensions are kept.
 
     What it cannot infer (unknown domains, contradictions) stays as it was: missing shapes cost precision of
-    reports, never correctness. Graph inputs and outputs are the user's: they keep what they state. (onnx_ir's
-    own pass replaces stated dims, and gives sequences the type of a tensor.)
+    reports, never correctness. Graph inputs and outputs are the user's: they keep what they state, unless
+    ``outputs`` asks for theirs too. (onnx_ir's own pass replaces stated dims, and gives sequences the type of a
+    tensor.)
     """
-    skeleton = model.clone()
-    for name, value in list(skeleton.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
-            del skeleton.graph.initializers[name]  # the message must stay small: the shape is all that matters
-            value.shape, value.type = value.const_value.shape, ir.TensorType(value.const_value.dtype)  # type: ignore[assignment]
-            value.const_value = None
-            if not value.is_graph_input():
-                skeleton.graph.inputs.append(value)
     try:
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), check_type=False, data_prop=True)
+        proto = onnx.shape_inference.infer_shapes(skeleton(model), check_type=False, data_prop=True)
     except Exception:  # noqa: BLE001 -- inference is best effort, and its errors have no common base
         return model
     for graph, inferred in _pairs(model.graph, proto.graph):
-        found = {v.name: ir.serde.deserialize_value_info_proto(v, None) for v in inferred.value_info}
+        messages = {v.name: v for v in (*inferred.value_info, *(inferred.output if outputs else ()))}
         for node in graph:
             for value in node.outputs:
-                better = found.get(value.name or "")
-                if better is None or value.is_graph_output():
+                message = messages.get(value.name or "")
+                if message is None or (value.is_graph_output() and not outputs):
                     continue
+                if value.type is not None and static_shape(value) is not None:
+                    continue  # known already
+                better = ir.serde.deserialize_value_info_proto(message, None)
                 if value.type is None:
                     value.type = better.type
                 if value.shape is None or (better.shape is not None and len(better.shape) == len(value.shape)):

@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from edgeopt import files, shapes
 from edgeopt.graph import input_specs, output_specs
-from edgeopt.oracle import Oracle, PassReport, run_checked
+from edgeopt.oracle import Oracle, PassReport, run_pipeline
 from edgeopt.passes import EXACT
 from edgeopt.progress import Progress, silent
 from edgeopt.rewrite import Rule
 
-_MAX_ROUNDS = 6
+_MAX_SWEEPS = 6
 
 
 @dataclass
@@ -43,39 +43,26 @@ def simplify(
         checker_clean: Whether the input passed the ONNX checker; the output then must too.
         progress: Told of each pass.
     """
-    reports = {rule.name: PassReport(rule.name) for rule in pipeline}
-    start = shapes.infer(model.clone())
-    current = start
-    for _ in range(_MAX_ROUNDS):
-        changed = False
-        for rule in pipeline:
-            progress(f"pass {rule.name}")
-            current, found = run_checked(rule, current, oracle)
-            _merge(reports[rule.name], found)
-            changed |= found.changed
-        if not changed:
-            break
-    result = Simplified(current, list(reports.values()))
+
+    def copy() -> ir.Model:
+        return shapes.infer(model.clone())
+
+    start = copy() if oracle.enabled else model
+    current, reports = run_pipeline(
+        pipeline, start, oracle, sweeps=_MAX_SWEEPS, copy=start.clone if oracle.enabled else copy, progress=progress
+    )
+    if current is model:
+        current = start = copy()
+    result = Simplified(current, reports)
     problem = _damage(model, current, checker_clean)
     if problem is not None:
-        result.model = start
+        result.model = copy()
         result.warnings.append(f"all passes were rolled back: {problem}")
         for report in result.passes:
             report.hits, report.removed_initializers = [], 0
     if oracle.enabled and oracle.problem is not None and any(r.changed for r in result.passes):
         result.warnings.append(f"whole models could not be compared, each rewrite was checked alone: {oracle.problem}")
     return result
-
-
-def _merge(total: PassReport, found: PassReport) -> None:
-    """Add a round; skips and roll-backs of the last round stand for all, since they see the final graph."""
-    total.hits += found.hits
-    total.skips = found.skips
-    known = {s.node for s in total.rolled_back}
-    total.rolled_back += [s for s in found.rolled_back if s.node not in known]
-    total.removed_initializers += found.removed_initializers
-    total.max_abs_error = max(total.max_abs_error, found.max_abs_error)
-    total.seconds += found.seconds
 
 
 def _damage(before: ir.Model, after: ir.Model, checker_clean: bool) -> str | None:

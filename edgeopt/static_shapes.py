@@ -7,7 +7,6 @@ are evaluated with ONNX's reference implementation and inference runs again, unt
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from edgeopt.graph import (
     shape_value,
     static_shape,
 )
+from edgeopt.shapes import infer
 
 BATCH = 1
 SPATIAL = 96
@@ -119,7 +119,8 @@ def resolve(model: ir.Model, assumed: Mapping[str, int] | None = None) -> Resolv
         if (dims := dims_of(value)) is not None and not all(isinstance(d, int) for d in dims):
             known = [symbols.get(d or "", d) if not isinstance(d, int) else d for d in dims]
             value.shape = ir.Shape(known) if all(isinstance(d, int) for d in known) else None
-    _infer(clone)
+    if any(static_shape(v) is None or v.type is None for v in _inner_values(clone)):
+        infer(clone, outputs=True)
     for _ in range(_MAX_ROUNDS):
         if all(static_shape(v) is not None for v in _inner_values(clone)) or not _evaluate_shapes(clone):
             break
@@ -127,19 +128,8 @@ def resolve(model: ir.Model, assumed: Mapping[str, int] | None = None) -> Resolv
         for value in _inner_values(clone):
             if static_shape(value) is None:
                 value.shape = None  # an unknown of the last round would otherwise be kept as it is
-        _infer(clone)
+        infer(clone, outputs=True)
     return Resolved(clone, values)
-
-
-def _infer(model: ir.Model) -> None:
-    """ONNX's own inference, graph outputs included; what it cannot infer stays as it is."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # onnx_ir logs a failed inference with its traceback
-    try:
-        ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    finally:
-        logger.setLevel(level)
 
 
 def dims_of_feed(model: ir.Model, feed: Mapping[str, Array]) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Drop what no output depends on.
 
 1. Nodes whose outputs nobody reads and which are no graph outputs; then their producers in turn.
-2. Initializers that nobody reads, unless they are graph inputs too: those belong to the interface.
+2. Initializers that nobody reads, unless they are graph inputs too (those belong to the interface) or a quantization
+   annotation names them.
 
 Kept: nodes without outputs (a custom operator may exist for its side effect) and unused graph inputs. Readers
 inside If, Loop and Scan bodies count. Nothing that is computed changes.
@@ -13,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgeopt.graph import graphs
+from edgeopt.graph import ANNOTATION_KEY, graphs
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite
 
 
@@ -37,8 +38,20 @@ class DeadCode:
         """Case 2."""
         removed = 0
         for graph in graphs(model):
+            annotated = _annotated(graph)
             for name, value in list(graph.initializers.items()):
-                if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                if (
+                    name not in annotated
+                    and not value.uses()
+                    and not value.is_graph_output()
+                    and not value.is_graph_input()
+                ):
                     del graph.initializers[name]
                     removed += 1
         return removed
+
+
+def _annotated(graph: ir.Graph) -> set[str]:
+    """The tensors that the graph's quantization annotations name."""
+    values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    return {name for v in values for name in v.meta.get(ANNOTATION_KEY, {}).values()}

@@ -8,14 +8,18 @@
  6. Unsqueeze of no axes; Squeeze where no dimension is 1
  7. Flatten of a matrix at axis 1
  8. Pad by zeros everywhere
- 9. Slice, Resize that keep every dimension (fixed shapes; Slice forwards from 0 with step 1; Resize by scale 1)
+ 9. Slice, Resize that keep every dimension (fixed shapes, or Slice from 0 to beyond any end; forwards with step 1;
+    Resize and Upsample by scale 1)
 10. x + 0, 0 + x, x - 0, x * 1, 1 * x, x / 1, x ** 1, when the constant does not broadcast x to a larger shape
 11. Clip without bounds
-12. MaxPool, AveragePool of one element with stride 1 and no padding
+12. MaxPool, AveragePool of one element with stride 1 and no padding; GlobalAveragePool, GlobalMaxPool of one element
+13. x and true, x or false, x xor false, when the constant does not broadcast x
+14. Where by a constant condition, or with the same value on both sides, when the result has that value's shape
+15. Expand to ones only, of no more axes than its input has
 
-A node whose removal would turn a graph output into a copy of an input or initializer stays: the driver refuses
-it. Near misses that are kept: 0 - x, 1 / x, 1 ** x; adding 0 to a scalar of another rank; Dropout that trains;
-Resize in a mode whose coordinates shift even by scale 1; LpPool, which takes the magnitude.
+A node whose removal would turn a graph output into a copy of an input or initializer stays: the driver refuses it.
+Near misses that are kept: 0 - x, 1 / x, 1 ** x; adding 0 to a scalar of another rank; Dropout that trains; 0 * x (NaN
+and infinity show); Resize in a mode whose coordinates shift even by scale 1; LpPool, which takes the magnitude.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import Array, attribute, constant, dims_of, input_or_none, is_op, opset, static_shape
+from edgeopt.passes.slicing import END, parts_of
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite
 
 
@@ -107,10 +112,18 @@ def _pad(node: ir.Node) -> bool:
     return pads is not None and not np.any(np.asarray(pads))
 
 
+def _expand(node: ir.Node) -> bool:
+    shape, dims = constant(input_or_none(node, 1)), dims_of(node.inputs[0]) if node.inputs[0] is not None else None
+    if shape is not None and dims is not None and len(shape) <= len(dims) and (shape == 1).all():
+        return True
+    return _same_shape(node)
+
+
 def _slice(node: ir.Node) -> bool:
     """Equal shapes with step 1 mean the whole: a slice cannot shift without losing an element."""
     if not _same_shape(node):
-        return False
+        parts = parts_of(node, 10 if len(node.inputs) > 1 else 9)
+        return parts is not None and all(p[0] == 0 and p[1] >= END and p[2] == 1 for p in parts.values())
     if (given := input_or_none(node, 4)) is None:
         return True
     steps = constant(given)
@@ -122,6 +135,11 @@ def _resize(node: ir.Node) -> bool:
     scales = constant(input_or_none(node, 2) if len(node.inputs) > 2 else input_or_none(node, 1))
     shifts = attribute(node, "coordinate_transformation_mode") in ("tf_crop_and_resize", "tf_half_pixel_for_nn")
     return scales is not None and scales.size > 0 and scales.dtype.kind == "f" and not shifts and (scales == 1).all()
+
+
+def _upsample(node: ir.Node) -> bool:
+    scales = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "scales")
+    return scales is not None and len(scales) > 0 and all(s == 1 for s in scales)
 
 
 def _clip(node: ir.Node) -> bool:
@@ -137,12 +155,17 @@ def _pool(node: ir.Node) -> bool:
     return bool(values[0]) and all(v == 1 for vs in values for v in vs) and not padded
 
 
+def _global_pool(node: ir.Node) -> bool:
+    dims = dims_of(node.inputs[0]) if node.inputs[0] is not None else None
+    return dims is not None and len(dims) > 2 and all(d == 1 for d in dims[2:])
+
+
 _UNARY: dict[str, Callable[[ir.Node], bool]] = {
     "Identity": _always,
     "Dropout": _dropout,
     "Cast": _cast,
     "Reshape": _reshape,
-    "Expand": _same_shape,
+    "Expand": _expand,
     "Tile": _tile,
     "Transpose": _transpose,
     "Concat": _single_input,
@@ -157,22 +180,28 @@ _UNARY: dict[str, Callable[[ir.Node], bool]] = {
     "Pad": _pad,
     "Slice": _slice,
     "Resize": _resize,
+    "Upsample": _upsample,
     "Clip": _clip,
     "MaxPool": _pool,
     "AveragePool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
 }
 # Neutral element, and the positions at which it may stand.
-_NEUTRAL = {"Add": (0, (0, 1)), "Sub": (0, (1,)), "Mul": (1, (0, 1)), "Div": (1, (1,)), "Pow": (1, (1,))}
+_NEUTRAL = {
+    **{"Add": (0, (0, 1)), "Sub": (0, (1,)), "Mul": (1, (0, 1)), "Div": (1, (1,)), "Pow": (1, (1,))},
+    **{"And": (1, (0, 1)), "Or": (0, (0, 1)), "Xor": (0, (0, 1))},
+}
 
 
 def _neutral_operand(node: ir.Node) -> ir.Value | None:
-    """Case 10: the operand that the node hands on."""
+    """Cases 10 and 13: the operand that the node hands on."""
     neutral, positions = _NEUTRAL[node.op_type]
     for position in positions:
         if len(node.inputs) != 2 or (other := node.inputs[1 - position]) is None:
             return None
         value = constant(node.inputs[position])
-        if value is None or value.dtype.kind not in "fiuV" or value.size == 0 or not bool((value == neutral).all()):
+        if value is None or value.dtype.kind not in "bfiuV" or value.size == 0 or not bool((value == neutral).all()):
             continue
         if _broadcasts(other, value):
             continue
@@ -189,11 +218,22 @@ def _broadcasts(x: ir.Value, value: Array) -> bool:
     return any(size != 1 and size != dim for size, dim in zip(value.shape, tail, strict=True))
 
 
+def _chosen(node: ir.Node) -> ir.Value | None:
+    """Case 14: what a Where hands on."""
+    condition, (yes, no) = constant(node.inputs[0]), node.inputs[1:3]
+    kept = yes if yes is no or (condition is not None and condition.all()) else no
+    sure = yes is no or (condition is not None and condition.size > 0 and bool(condition.all() or not condition.any()))
+    if kept is None or not sure:
+        return None
+    dims = dims_of(kept)
+    return kept if dims is not None and None not in dims and dims == dims_of(node.outputs[0]) else None
+
+
 class RemoveNoops:
     """The rule (see the module's docstring)."""
 
     name = "remove_noops"
-    ops = frozenset(_UNARY) | frozenset(_NEUTRAL)
+    ops = frozenset(_UNARY) | frozenset(_NEUTRAL) | {"Where"}
     pays = EVERYWHERE
 
     def prepare(self, model: ir.Model) -> int:
@@ -210,6 +250,8 @@ class RemoveNoops:
             return None
         if node.op_type in _NEUTRAL:
             kept = _neutral_operand(node) if state >= 7 else None
+        elif node.op_type == "Where":
+            kept = _chosen(node)
         else:
             if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
                 return None

@@ -229,6 +229,44 @@ def test_export_to_ort_runs(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("target", [18, 21])
+def test_another_opset(target: int, tmp_path: Path) -> None:
+    given = tiny.write(tmp_path)
+    for result in (api.export(given.model, opset=target), api.simplify(given.model, opset=target)):
+        assert {d: v for d, v in result.model.opset_imports.items() if d == ""} == {"": target}
+        result.save(tmp_path / "out.onnx")
+        x = tiny.inputs()[:1]
+        np.testing.assert_allclose(
+            Session(files.load(tmp_path / "out.onnx").model).run({"x": x})["y"],
+            Session(given.model).run({"x": x})["y"],
+            rtol=1e-4,
+            atol=1e-5,
+        )
+    assert api.simplify(given.model, opset=target).report["opset"] == target
+
+
+def test_the_opset_that_it_has_already(tmp_path: Path) -> None:
+    given = tiny.write(tmp_path)
+    current = files.load(given.model).model.opset_imports[""]
+    assert "opset" not in api.simplify(given.model, opset=current).report
+    assert api.export(given.model, opset=current).report["check"]["compared"].startswith("nothing")
+
+
+def test_export_to_float16(tmp_path: Path) -> None:
+    given = tiny.write(tmp_path)
+    result = api.export(given.model, precision="fp16", opset=21)
+    result.save(tmp_path / "half.onnx")
+    assert result.report["check"]["sqnr_db"] > 40
+    x = tiny.inputs()[:1]
+    np.testing.assert_allclose(
+        Session(files.load(tmp_path / "half.onnx").model).run({"x": x})["y"],
+        Session(given.model).run({"x": x})["y"],
+        rtol=2e-2,
+        atol=2e-2,
+    )
+    assert (tmp_path / "half.onnx").stat().st_size < 0.8 * given.model.stat().st_size
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -244,6 +282,13 @@ def test_export_to_ort_runs(tmp_path: Path) -> None:
             "--format: expected onnx or ort, found 'tflite'",
         ),
         (lambda f: api.export(f.model), UsageError, "the source is ONNX already"),
+        (lambda f: api.export(f.model, opset=3), UsageError, "--opset: expected 7 to"),
+        (lambda f: api.simplify(f.model, opset=3), UsageError, "--opset: expected 7 to"),
+        (
+            lambda f: api.export(f.model, precision=untyped("int4")),
+            UsageError,
+            "--precision: expected fp32 or fp16, found 'int4'",
+        ),
         (lambda f: api.compare(f.model, f.model, data=f.data, limit=0), UsageError, "limit is 0"),
         (lambda f: api.simplify(f.model, seed=-1), UsageError, "--seed"),
         (lambda f: api.simplify(f.model, threads=untyped("2")), UsageError, "--threads: expected 1 to 1024, found '2'"),

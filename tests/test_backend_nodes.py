@@ -39,6 +39,10 @@ def cases() -> list[NodeCase]:
     return [c for c in found if not any(word in c.name for word in RANDOM)]
 
 
+# affine_grid gives Range vectors of one: onnxruntime takes them only while an If hides their shapes
+_SLOPPY = ("does not run", "Input to 'Range' op should be scalars")
+
+
 def variants(case: NodeCase) -> list[tuple[str, onnx.ModelProto, dict[str, Any]]]:
     """Title, model and feed: as it is, and with all inputs but the first as initializers."""
     inputs = list(case.data_sets[0][0])  # type: ignore[index]
@@ -88,7 +92,9 @@ def problem(proto: onnx.ModelProto, feed: dict[str, Any]) -> str | None:
     except ModelError:
         before = None  # onnxruntime has no such kernel
     done = simplify(found.model, Oracle(found.model), checker_clean=found.checker_error is None)
-    bad = [f"{r.name} {s.node}: {s.reason}" for r in done.passes for s in r.rolled_back]
+    rolled_back = [(r.name, s) for r in done.passes for s in r.rolled_back if "nor can the whole model" not in s.reason]
+    rolled_back = [(name, s) for name, s in rolled_back if not all(text in s.reason for text in _SLOPPY)]
+    bad = [f"{name} {s.node}: {s.reason}" for name, s in rolled_back]  # not: what no random input can be found for
     if before is not None and bad:
         return f"rolled back: {bad}"
     if any("itself failed" in b for b in bad) or any("all passes" in w for w in done.warnings):

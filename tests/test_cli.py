@@ -266,6 +266,7 @@ CHOSEN_BY_THE_COMMAND: dict[tuple[str, str], Any] = {  # what a caller of the ve
     ("demo", "output"): "edgeopt-demo",
     ("profile", "device"): None,  # may be repeated
     ("quantize", "keep_float"): None,  # may be repeated
+    ("export", "keep_float"): None,  # may be repeated
     ("simplify", "with_"): [],
 }
 
@@ -332,6 +333,12 @@ def test_the_defaults_of_optimize_are_those_that_its_help_tells() -> None:
         (["profile", "--device", "host", "--device", "host"], "profile", {"device": ["host", "host"]}),
         (["optimize", "--calib", "c.npz", "--max-drop", "0.5"], "optimize", {"calib": "c.npz", "max_drop": 0.5}),
         (["export", "--opset", "17"], "export", {"opset": 17, "format": "onnx"}),
+        (
+            ["export", "--precision", "fp16", "--keep-float", "Conv"],
+            "export",
+            {"precision": "fp16", "keep_float": ["Conv"]},
+        ),
+        (["simplify", "--opset", "21"], "simplify", {"opset": 21}),
     ],
 )
 def test_what_is_given_reaches_the_verb(

@@ -111,8 +111,10 @@ def test_simplify(path: Path) -> None:
     assert not [w for w in done.warnings if "rolled back" in w]
     if any(is_random(node) for graph in graphs(found.model) for node in graph if node.domain == ""):
         return
-    data = path.read_bytes()
-    for k, (before, after) in enumerate(zip(results(data), results(saving.serialize(done.model)), strict=True)):
+    originals = results(path.read_bytes())
+    if not originals:
+        return  # nobody runs the original
+    for k, (before, after) in enumerate(zip(originals, results(saving.serialize(done.model)), strict=True)):
         if before is not None:
             assert after is not None, f"feed {k}: the simplified model does not run"
             assert list(before) == list(after)

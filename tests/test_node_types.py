@@ -8,7 +8,6 @@ from edgeopt.graph import constant_value, dims_of
 from edgeopt.node_types import infer_outputs
 
 
-
 def typed(*dims: int | str) -> ir.Value:
     return ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(dims))
 

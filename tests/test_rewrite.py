@@ -8,7 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from edgeopt import files, saving
-from edgeopt.graph import constant, graphs, op_histogram
+from edgeopt.cutouts import check
+from edgeopt.graph import ANNOTATION_KEY, constant, graphs, op_histogram
+from edgeopt.passes.fold_constants import FoldConstants
+from edgeopt.passes.remove_noops import RemoveNoops
 from edgeopt.rewrite import CLEAN_UP, EVERYWHERE, Answer, Rewrite, Skip, apply
 from tests.models import loaded
 
@@ -229,18 +232,23 @@ def test_a_case_holds_both_versions_and_what_they_read() -> None:
     assert case.uncheckable is None
 
 
-def test_a_case_with_a_body_cannot_be_cut_out() -> None:
+def test_a_case_with_a_body_reads_what_the_body_reads() -> None:
     made = loaded(
         "g (float[2] x, bool c) => (float[2] y) { [n] u = If(c) <then_branch = p () => (float[2] a) { a = Neg(x) },"
         " else_branch = q () => (float[2] a) { a = Exp(x) }> y = Neg(u) }"
     )
 
     def match(node: ir.Node) -> Answer:
-        new = ir.Node("", "Neg", [made.graph.inputs[0]], num_outputs=1)
+        new = ir.Node("", "Abs", [made.graph.inputs[0]], num_outputs=1)
         return Rewrite((node,), (new,), ((node.outputs[0], new.outputs[0]),)) if node.op_type == "If" else None
 
     (case,) = apply(Made(match), made).cases
-    assert case.uncheckable == "If has a body"
+    assert case.uncheckable is None
+    assert [v.name for v in case.inputs.values()] == ["c", "x"]
+    bodies = [a.g for a in case.before[0].attribute]
+    assert [list(n.input) for g in bodies for n in g.node] == [["v1"], ["v1"]]
+    assert [n.output[0] == g.output[0].name for g in bodies for n in g.node] == [True, True]
+    assert list(check([case], made).failed) == ["n"]
 
 
 def test_a_case_lists_producers_before_readers() -> None:
@@ -269,3 +277,20 @@ def test_empty_optional_slots_stay_empty() -> None:
     (case,) = apply(Made(match), loaded("g (float[2] x, float b) => (float[2] y) { y = Clip(x, , b) }")).cases
     assert [bool(i) for i in case.before[0].input] == [True, False, True]
     assert [bool(i) for i in case.after[0].input] == [True, False, True]
+
+
+def test_a_graph_output_that_takes_a_place_keeps_its_stated_type() -> None:
+    model = loaded("g (float[2] x) => (float[] h, float[2] y) { h = Exp(x) k = Identity(h) y = Neg(k) }")
+    apply(RemoveNoops(), model)
+    assert op_histogram(model) == {"Exp": 1, "Neg": 1}
+    assert model.graph.outputs[0].shape is None
+
+
+def test_what_is_noted_of_a_value_stays_with_its_name() -> None:
+    model = loaded("g (float[2] x) => (float[2] y) <float[2] c, float[2] d> { h = Add(c, d) y = Add(x, h) }")
+    h = model.graph.node(0).outputs[0]
+    h.metadata_props["key"] = "text"
+    h.meta[ANNOTATION_KEY] = {"SCALE_TENSOR": "c"}
+    apply(FoldConstants(), model)
+    folded = model.graph.initializers["h"]
+    assert (folded.metadata_props, folded.meta[ANNOTATION_KEY]) == ({"key": "text"}, {"SCALE_TENSOR": "c"})

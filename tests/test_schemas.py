@@ -44,6 +44,9 @@ REPORTS: dict[str, tuple[str, Callable[[tiny.Files], Any]]] = {
     "compare": ("compare", lambda f: api.compare(f.model, f.model, data=f.data)),
     "compare, no labels": ("compare", lambda f: api.compare(f.model, f.model, data=f.unlabelled)),
     "export ort": ("export", lambda f: api.export(f.model, format="ort")),
+    "export opset": ("export", lambda f: api.export(f.model, opset=21)),
+    "export float16": ("export", lambda f: api.export(f.model, precision="fp16", keep_float=["Conv"])),
+    "simplify, another opset": ("report", lambda f: api.simplify(f.model, opset=21)),
 }
 
 

@@ -148,7 +148,7 @@ def test_a_pass_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> N
 
     model = files.load(tiny.net()).model
     run(model, pipeline=(Spoil(toggle),), oracle=Oracle(model, enabled=False))
-    assert rounds == simplifier._MAX_ROUNDS
+    assert rounds == simplifier._MAX_SWEEPS
 
 
 def test_what_cannot_be_compared_is_told() -> None:

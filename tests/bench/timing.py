@@ -78,14 +78,21 @@ def runner(opened: ort.InferenceSession, feed: Mapping[str, Array]) -> Run:
     return lambda: opened.run(None, own)
 
 
-def one_repeat(runs: Sequence[Run], clock: Callable[[], float] = time.perf_counter) -> list[Speedup]:
-    """Each of ``runs[1:]`` against ``runs[0]``, interleaved; at least 60 rounds."""
+def one_repeat(
+    runs: Sequence[Run],
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    rounds: int = 0,
+    least: int = LEAST_ROUNDS,
+    budget_s: float = BUDGET_S,
+) -> list[Speedup]:
+    """Each of ``runs[1:]`` against ``runs[0]``, interleaved, in ``rounds`` rounds; 0: as fill the time."""
     start = clock()
     for _ in range(_WARMUP):
         for run in runs:
             run()
     one_round = max((clock() - start) / _WARMUP, 1e-6)
-    rounds = int(np.clip(BUDGET_S / one_round, LEAST_ROUNDS, MOST_ROUNDS))
+    rounds = rounds or int(np.clip(budget_s / one_round, least, MOST_ROUNDS))
     samples: list[list[float]] = [[] for _ in runs]
     gc.collect()
     gc.disable()

@@ -6,7 +6,8 @@ import pytest
 from edgeopt.graph import op_histogram
 from edgeopt.oracle import Oracle, run_checked
 from edgeopt.passes.dead_code import DeadCode
-from tests.models import assert_same, checked, loaded
+from edgeopt.rewrite import apply
+from tests.models import assert_same, checked, filled, loaded
 
 # Text, operators afterwards, initializers afterwards, removed initializers
 REMOVES = {
@@ -118,3 +119,12 @@ def test_thousands_of_dead_nodes_in_one_go() -> None:
     after, report = checked(DeadCode(), before)
     assert len(report.hits) == 2001
     assert op_histogram(after) == {"Exp": 1}
+
+
+def test_what_an_annotation_names_stays() -> None:
+    proto = filled("g (float[2] x) => (float[2] y) <float s, float t> { y = Relu(x) }")
+    note = proto.graph.quantization_annotation.add(tensor_name="y")
+    note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="s")
+    model = ir.from_proto(proto)
+    assert apply(DeadCode(), model).removed_initializers == 1
+    assert list(model.graph.initializers) == ["s"]

@@ -5,7 +5,9 @@ import pytest
 
 from edgeopt.graph import attribute, op_histogram
 from edgeopt.passes.fold_pad import FoldPad, spatial_pads
+from edgeopt.rewrite import Rewrite
 from tests.models import assert_same, checked, filled, loaded
+from tests.passes.sabotage import assert_caught, wired_to_its_input
 
 PADS = "int64[8] p = {0,0,1,2,0,0,3,0}, float z = {0}"
 
@@ -26,6 +28,16 @@ def net(
         f'<ir_version: {ir_version}, opset_import: ["" : {opset}]> '
         f"g (float[{x}] x) => (float[A,B,C,D] y) <{constants}> {{ t = {pad} [n] y = {layer} }}"
     )
+
+
+INF = "float z = {-inf}"
+LOWEST = f"int64[8] p = {{0,0,1,2,0,0,3,0}}, {INF}"
+MAX = "MaxPool<kernel_shape = [4, 4]>(t)"
+
+
+def behind(before: str, extra: str = "") -> str:
+    """x → before → u → Pad of zeros → MaxPool."""
+    return net(MAX, pad="Pad(u, p, z)", extra=PADS + extra).replace("{ t", f"{{ {before} t")
 
 
 FOLDS = {  # text, pads afterwards
@@ -75,6 +87,54 @@ FOLDS = {  # text, pads afterwards
         [2, 2, 4, 1],
     ),
     "2 AveragePool, auto_pad VALID": (net('AveragePool<kernel_shape = [4, 4], auto_pad = "VALID">(t)'), [1, 2, 3, 0]),
+    "3 MaxPool, minus infinity": (net(MAX, pad="Pad(x, p, z)", extra=LOWEST), [1, 2, 3, 0]),
+    "3 MaxPool, the least float": (
+        net(MAX, pad="Pad(x, p, z)", extra=LOWEST.replace("-inf", "-3.4028234663852886e38")),
+        [1, 2, 3, 0],
+    ),
+    "3 MaxPool, pads of its own": (
+        net("MaxPool<kernel_shape = [6, 6], pads = [1, 0, 1, 1]>(t)", pad="Pad(x, p, z)", extra=LOWEST),
+        [2, 2, 4, 1],
+    ),
+    "3 MaxPool, strides, VALID": (
+        net(
+            'MaxPool<kernel_shape = [4, 4], strides = [2, 2], auto_pad = "VALID">(t)', pad="Pad(x, p, z)", extra=LOWEST
+        ),
+        [1, 2, 3, 0],
+    ),
+    "3 MaxPool, axes": (
+        net(
+            MAX,
+            pad="Pad(x, p, z, a)",
+            extra=f"int64[4] p = {{1,2,3,3}}, int64[2] a = {{3,-2}}, {INF}",
+            opset=18,
+        ),
+        [2, 1, 3, 3],
+    ),
+    "3 MaxPool, zeros behind Relu": (behind("u = Relu(x)"), [1, 2, 3, 0]),
+    "3 MaxPool, zeros behind Sigmoid and pools": (
+        behind("s = Sigmoid(x) v = MaxPool<kernel_shape = [1, 1]>(s) u = AveragePool<kernel_shape = [1, 2]>(v)"),
+        [1, 2, 3, 0],
+    ),
+    "3 MaxPool, zeros behind Clip": (behind("u = Clip(x, z, m)", ", float m = {6}"), [1, 2, 3, 0]),
+    "3 MaxPool, zeros behind Clip of opset 10": (
+        net(MAX, pad="Pad<pads = [0,0,1,2,0,0,3,0]>(u)", extra="", opset=10).replace(
+            "{ t", "{ u = Clip<min = 0.0, max = 6.0>(x) t"
+        ),
+        [1, 2, 3, 0],
+    ),
+    "3 MaxPool, less than zero behind Relu": (behind("u = Relu(x)").replace("z = {0}", "z = {-1}"), [1, 2, 3, 0]),
+    "3 MaxPool, bytes": (
+        "g (uint8[1,2,6,6] x) => (uint8[A,B,C,D] y) <int64[8] p = {0,0,1,2,0,0,3,0}> "
+        "{ t = Pad(x, p) [n] y = MaxPool<kernel_shape = [4, 4]>(t) }",
+        [1, 2, 3, 0],
+    ),
+    "3 MaxPool, double": (
+        "g (double[1,2,6,6] x) => (double[A,B,C,D] y) <int64[8] p = {0,0,1,2,0,0,3,0}, double z ="
+        " {-1.7976931348623157e308}> "
+        "{ t = Pad(x, p, z) [n] y = MaxPool<kernel_shape = [4, 4]>(t) }",
+        [1, 2, 3, 0],
+    ),
 }
 
 
@@ -93,48 +153,48 @@ def test_folds(case: str) -> None:
 
 
 SKIPS = {  # text, part of the reason
-    "3 another value": (
+    "4 another value": (
         net("Conv(t, w)", pad="Pad(x, p, z)", extra=PADS.replace("{0}", "{1}")),
         "another value than 0",
     ),
-    "3 a value that is an input": (
+    "4 a value that is an input": (
         net("Conv(t, w)", pad="Pad(x, p, v)").replace("x) =>", "x, float v) =>"),
         "not constant",
     ),
-    "3 another value, opset 10": (
+    "4 another value, opset 10": (
         net("Conv(t, w)", pad="Pad<pads = [0,0,1,2,0,0,3,0], value = 1.0>(x)", extra="", opset=10),
         "another value than 0",
     ),
-    "3 reflect": (net("Conv(t, w)", pad='Pad<mode = "reflect">(x, p)'), "mode reflect"),
-    "3 edge": (net("Conv(t, w)", pad='Pad<mode = "edge">(x, p)'), "mode edge"),
-    "4 crops": (net("Conv(t, w)", extra="int64[8] p = {0,0,-1,2,0,0,3,0}"), "crops"),
-    "5 batch": (net("Conv(t, w)", extra="int64[8] p = {1,0,1,2,0,0,3,0}"), "the batch or the channels"),
-    "5 channels": (
+    "4 reflect": (net("Conv(t, w)", pad='Pad<mode = "reflect">(x, p)'), "mode reflect"),
+    "4 edge": (net("Conv(t, w)", pad='Pad<mode = "edge">(x, p)'), "mode edge"),
+    "5 crops": (net("Conv(t, w)", extra="int64[8] p = {0,0,-1,2,0,0,3,0}"), "crops"),
+    "6 batch": (net("Conv(t, w)", extra="int64[8] p = {1,0,1,2,0,0,3,0}"), "the batch or the channels"),
+    "6 channels": (
         net("Conv(t, w)", weight="4,4,3,3", extra="int64[8] p = {0,0,1,2,0,1,3,0}"),
         "the batch or the channels",
     ),
-    "6 pads are an input": (
+    "7 pads are an input": (
         net("Conv(t, v)", pad="Pad(x, v0)").replace("x) =>", "x, int64[8] v0, float[4,3,3,3] v) =>"),
         "pads that are not constant",
     ),
-    "6 axes are an input": (
+    "7 axes are an input": (
         net("Conv(t, w)", pad="Pad(x, p, , a)", extra="int64[2] p = {1,2}", opset=18).replace(
             "x) =>", "x, int64[1] a) =>"
         ),
         "pads that are not constant",
     ),
-    "7 somebody else reads it": (
+    "8 somebody else reads it": (
         net("Conv(t, w)").replace("y) <", "y, float[E,F,G,H] o) <").replace("[n]", "o = Neg(t) [n]"),
         "Neg 'Neg_o' reads it",
     ),
-    "7 it is the weight of somebody": (
+    "8 it is the weight of somebody": (
         net("Conv(t, w)", x="4,3,6,6")
         .replace("y) <", "y, float[E,F,G,H] o) <")
         .replace("[n]", "[m] o = Conv(x, t) [n]"),
         "Conv 'm' reads it",
     ),
-    "7 an output": (net("Conv(t, w)").replace("y) <", "y, float[E,F,G,H] t) <"), "is an output of the graph"),
-    "7 a body reads it": (
+    "8 an output": (net("Conv(t, w)").replace("y) <", "y, float[E,F,G,H] t) <"), "is an output of the graph"),
+    "8 a body reads it": (
         net("Conv(t, w)")
         .replace("x) =>", "x, bool c) =>")
         .replace("y) <", "y, float[E,F,G,H] o) <")
@@ -145,16 +205,60 @@ SKIPS = {  # text, part of the reason
         ),
         "Conv 'inner' reads it",
     ),
-    "8 SAME": (net('Conv<auto_pad = "SAME_UPPER">(t, w)'), "auto_pad SAME_UPPER"),
-    "9 pads that are not counted": (
+    "9 SAME": (net('Conv<auto_pad = "SAME_UPPER">(t, w)'), "auto_pad SAME_UPPER"),
+    "10 pads that are not counted": (
         net("AveragePool<kernel_shape = [4, 4], pads = [1, 1, 1, 1]>(t)"),
         "does not count its own pads",
     ),
-    "9 rounds up": (net("AveragePool<kernel_shape = [4, 4], ceil_mode = 1>(t)", opset=19), "rounds its size up"),
-    "9 pads as large as the kernel": (net("AveragePool<kernel_shape = [3, 3]>(t)"), "as large as its kernel"),
-    "9 opset 6": (
+    "10 rounds up": (net("AveragePool<kernel_shape = [4, 4], ceil_mode = 1>(t)", opset=19), "rounds its size up"),
+    "10 pads as large as the kernel": (net("AveragePool<kernel_shape = [3, 3]>(t)"), "as large as its kernel"),
+    "10 opset 6": (
         net("AveragePool<kernel_shape = [4, 4]>(t)", pad="Pad<pads = [0,0,1,2,0,0,3,0]>(x)", extra="", opset=6),
         "before opset 7",
+    ),
+    "edge 35: 4 zeros, what is padded may be negative": (net(MAX), "may be larger than what it pads"),
+    "edge 35: 4 zeros behind LeakyRelu": (behind("u = LeakyRelu(x)"), "may be larger than what it pads"),
+    "edge 35: 4 zeros behind Clip from -1": (
+        behind("u = Clip(x, m)", ", float m = {-1}"),
+        "may be larger than what it pads",
+    ),
+    "edge 35: 4 zeros behind Clip without a minimum": (behind("u = Clip(x, , z)"), "may be larger than what it pads"),
+    "edge 35: 4 zeros behind a computed minimum": (
+        behind("k = ReduceMax<keepdims = 0>(x) u = Clip(x, k)"),
+        "may be larger than what it pads",
+    ),
+    "4 one behind Relu": (behind("u = Relu(x)").replace("z = {0}", "z = {1}"), "may be larger than what it pads"),
+    "4 a value that is an input, MaxPool": (
+        net(MAX, pad="Pad(x, p, v)").replace("x) =>", "x, float v) =>"),
+        "may be larger than what it pads",
+    ),
+    "4 zeros of a signed type": (
+        "g (int8[1,2,6,6] x) => (int8[A,B,C,D] y) <int64[8] p = {0,0,1,2,0,0,3,0}> "
+        "{ t = Pad(x, p) [n] y = MaxPool<kernel_shape = [4, 4]>(t) }",
+        "may be larger than what it pads",
+    ),
+    "4 minus infinity for a Conv": (net("Conv(t, w)", pad="Pad(x, p, z)", extra=LOWEST), "another value than 0"),
+    "10 MaxPool rounds up": (
+        net("MaxPool<kernel_shape = [4, 4], ceil_mode = 1>(t)", pad="Pad(x, p, z)", extra=LOWEST),
+        "rounds its size up",
+    ),
+    "edge 35: 10 MaxPool, pads as large as the kernel": (
+        net("MaxPool<kernel_shape = [3, 3]>(t)", pad="Pad(x, p, z)", extra=LOWEST),
+        "as large as its kernel",
+    ),
+    "9 MaxPool, SAME": (
+        net('MaxPool<kernel_shape = [4, 4], auto_pad = "SAME_LOWER">(t)', pad="Pad(x, p, z)", extra=LOWEST),
+        "auto_pad SAME_LOWER",
+    ),
+    "11 MaxPool, dilated": (
+        net("MaxPool<kernel_shape = [4, 3], dilations = [1, 2]>(t)", pad="Pad(x, p, z)", extra=LOWEST),
+        "is dilated",
+    ),
+    "edge 35: 11 Indices are used": (
+        net(MAX, pad="Pad(x, p, z)", extra=LOWEST)
+        .replace("] y) <", "] y, int64[E,F,G,H] i) <")
+        .replace("[n] y =", "[n] y, i ="),
+        "Indices that are used",
     ),
 }
 
@@ -170,7 +274,7 @@ def test_skips(case: str) -> None:
     assert reason in report.skips[0].reason
 
 
-@pytest.mark.parametrize("layer", ["MaxPool<kernel_shape = [4, 4]>(t)", "ConvTranspose(t, v)", "Relu(t)"])
+@pytest.mark.parametrize("layer", ["LpPool<kernel_shape = [4, 4]>(t)", "ConvTranspose(t, v)", "Relu(t)"])
 def test_others_are_left_alone(layer: str) -> None:
     model = loaded(net(layer, extra=f"{PADS}, float[3,2,2,2] v"))
     result, report = checked(FoldPad(), model)
@@ -222,6 +326,42 @@ def test_pads_in_a_row() -> None:
     assert len(report.hits) == 2
     assert op_histogram(result) == {"Conv": 1}
     assert_same(model, result)
+
+
+def test_a_conv_and_a_pool_take_zeros_over() -> None:
+    text = behind("u = Relu(x)").replace("y) <", "y, float[E,F,G,H] o) <").replace("[n]", "[m] o = Conv(t, w) [n]")
+    model = loaded(text)
+    result, report = checked(FoldPad(), model)
+    assert {h.anchor for h in report.hits} == {"m", "n"}
+    assert op_histogram(result) == {"Conv": 1, "MaxPool": 1, "Relu": 1}
+    assert_same(model, result)
+
+
+def turned_pads(rewrite: Rewrite) -> Rewrite:
+    """Those before an axis behind it."""
+    attributes = rewrite.replacement[0].attributes
+    pads = list(attributes["pads"].as_ints())
+    attributes["pads"] = ir.AttrInt64s("pads", pads[2:] + pads[:2])
+    return rewrite
+
+
+def lost_pads(rewrite: Rewrite) -> Rewrite:
+    rewrite.replacement[0].attributes.pop("pads")
+    return rewrite
+
+
+SABOTAGE = {
+    "pads turned": (net(MAX, pad="Pad(x, p, z)", extra=LOWEST), turned_pads),
+    "pads lost": (net(MAX, pad="Pad(x, p, z)", extra=LOWEST), lost_pads),
+    "pads turned, behind Relu": (behind("u = Relu(x)"), turned_pads),
+    "no pool": (net(MAX, pad="Pad(x, p, z)", extra=LOWEST), wired_to_its_input),
+}
+
+
+@pytest.mark.parametrize("case", SABOTAGE)
+def test_sabotage(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, how = SABOTAGE[case]
+    assert_caught(FoldPad(), text, how, monkeypatch)
 
 
 def test_only_one_place_of_two() -> None:
