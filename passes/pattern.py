@@ -32,11 +32,13 @@ class Found:
         op: Operator type.
         inputs: Its inputs; those that are computed are the leaves of the match.
         attributes: Its attributes.
+        times_input: The formula is the operator's result times its first input.
     """
 
     op: str
     inputs: tuple[ir.Value, ...]
     attributes: Sequence[ir.Attr] = field(default_factory=tuple)
+    times_input: bool = False
 
 
 def dtype_name(value: ir.Value) -> str:
