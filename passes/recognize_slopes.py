@@ -10,7 +10,8 @@ Only where the target states that it has the operator (``legal``), since onnxrun
 
 Not recognized: slopes for which the maximum is another function (6); slopes that are not constant or enlarge x (7); a
 comparison with another number than 0, or another x (8); an inner value that somebody else reads or that is an output
-of the graph (9); integers, and double before opset 16, for which onnxruntime has no kernel (10).
+of the graph (9); integers, double before opset 16, for which onnxruntime has no kernel, and slopes in double that
+float32, the type of attributes, does not hold (10).
 Exact, but that a formula may give NaN at infinity (∞ - |∞|) where the operator does not.
 """
 
@@ -41,11 +42,7 @@ def _slope(value: ir.Value | None) -> tuple[ir.Value, Array, ir.Value] | None:
 def _two_slopes(x: ir.Value, slope: Array, like: ir.Value | None) -> Iterator[Found]:
     """LeakyRelu for one number; PRelu if ``like`` (a constant of the model) holds these very slopes."""
     if slope.size == 1:
-        yield Found(
-            "LeakyRelu",
-            (x,),
-            (ir.AttrFloat32("alpha", float(slope.reshape(())))),
-        )
+        yield Found("LeakyRelu", (x,), (ir.AttrFloat32("alpha", float(slope.reshape(()))),))
     elif like is not None and _broadcasts_into(slope.shape, x):
         yield Found("PRelu", (x, like))
 
