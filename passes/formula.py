@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import constant_tensor, dims_of, is_op, opset
@@ -28,7 +27,7 @@ _ONE_AXIS = frozenset({"Softmax", "LogSoftmax"})
 """The same for these over another axis than the last; over the last they take half of the time."""
 
 _SINCE = {"LeakyRelu": 6, "HardSigmoid": 6, "Elu": 6, "PRelu": 7}  # before: other attributes, broadcasting
-_DOUBLE = {"LeakyRelu": 16, "PRelu": 16, "Softmax": 6, "LogSoftmax": 6, "Sigmoid": 13}  # kernels for double, since
+_DOUBLE = {"Softmax": 6, "LogSoftmax": 6, "Sigmoid": 13}  # kernels for double, since
 
 
 class FormulaRule:
@@ -79,17 +78,11 @@ class FormulaRule:
         since = introduced(found.op)
         if version < max(since, _SINCE.get(found.op, 1)) or (self.max_opset is not None and since > self.max_opset):
             return False
-        if kind == "float64" and (version < _DOUBLE.get(found.op, 10_000) or not _exact_in_float32(found)):
+        if kind == "float64" and version < _DOUBLE.get(found.op, 10_000):
             return False
         if self.legal is not None:
             return found.op in self.legal
         return found.op not in _SLOW and (found.op not in _ONE_AXIS or _over_last_axis(found))
-
-
-def _exact_in_float32(found: Found) -> bool:
-    """Whether the numbers of the formula are the same in attributes."""
-    numbers = [a.value for a in found.attributes if a.type == ir.AttributeType.FLOAT]
-    return all(float(np.float32(k)) == k for k in numbers)
 
 
 def _rewrite(nodes: list[ir.Node], found: Found) -> Rewrite:

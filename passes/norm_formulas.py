@@ -208,15 +208,9 @@ def scaled_and_shifted(node: ir.Node) -> Norm | None:
     return None
 
 
-def replaced(
-    last: ir.Node, sources: list[ir.Value], op: str, inputs: list[ir.Value], attributes: list[ir.Attr]
-) -> Rewrite | None:
-    """All nodes from ``last`` back to x by one node; a Cast of x goes with them if nobody else reads it."""
-    wide, x = sources
-    leaves = [v for v in inputs if constant_tensor(v) is None]
-    nodes = inner_nodes(last, leaves)
-    if nodes is None and wide is not x:  # somebody else reads the wide x: its Cast stays
-        nodes = inner_nodes(last, [*leaves, wide])
+def replaced(last: ir.Node, op: str, inputs: list[ir.Value], attributes: list[ir.Attr]) -> Rewrite | None:
+    """All nodes from ``last`` back to the inputs by one node."""
+    nodes = inner_nodes(last, [v for v in inputs if constant_tensor(v) is None])
     if nodes is None:
         return None
     old = last.outputs[0]

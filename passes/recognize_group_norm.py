@@ -87,4 +87,4 @@ def _group_norm(node: ir.Node) -> Rewrite | None:
     ]
     epsilon = float(attribute(inner, "epsilon", 1e-5))
     attributes = [ir.AttrFloat32("epsilon", epsilon), ir.AttrInt64("num_groups", groups)]
-    return replaced(last, [x, x], "GroupNormalization", inputs, attributes)
+    return replaced(last, "GroupNormalization", inputs, attributes)

@@ -4,7 +4,7 @@ With m the mean of x over some axes, d = x - m, v the mean of d² over the same 
 
 1. LayerNormalization (opset 17)      d / √(v + ε) · γ + β over the last axis or axes; γ and β may be missing
 2.     the same as x · s + (β - m · s), s = γ / √(v + ε)
-3.     the same between Casts from and to float16: the operator computes in float32 itself
+3.     the same between Casts from and to float16, if nobody else reads the wide x: the operator computes in float32
 4. InstanceNormalization (opset 6)    the same over all axes behind the channels, with γ and β for each channel, or none
 5. RMSNormalization (opset 23)        x / √(mean(x²) + ε) · γ over the last axis or axes
 
@@ -94,31 +94,36 @@ class RecognizeNorms:
             return None
         if dtype_name(norm.x) != dtype_name(node.outputs[0]):
             return None
-        x, last = norm.x, node
-        narrow = producer(x, "Cast")
-        after = only_consumer(node.outputs[0])
-        if (  # case 3
-            narrow is not None
-            and narrow.inputs[0] is not None
-            and dtype_name(narrow.inputs[0]) == "float16"
-            and dtype_name(x) == "float32"
-            and after is not None
-            and is_op(after, "Cast")
-            and after.graph is node.graph
-            and dtype_name(after.outputs[0]) == "float16"
-            and norm.scale is None
-        ):
-            x, last = narrow.inputs[0], after
+        for x, last in (*_between_casts(node, norm), (norm.x, node)):
+            found = self._written(last, norm, x, dims, version)
+            if found is not None:
+                return found
+        return None
+
+    def _written(self, last: ir.Node, norm: Norm, x: ir.Value, dims: Dims, version: int) -> Rewrite | None:
         trailing = norm.axes == tuple(range(len(dims) - len(norm.axes), len(dims)))
         spatial = norm.axes == tuple(range(2, len(dims)))
         op = "LayerNormalization" if norm.centred else "RMSNormalization"
         as_layer = trailing and self._usable(op, version)
         as_instance = spatial and norm.centred and self._usable("InstanceNormalization", version)
         if as_instance and not (as_layer and _scaled_as_layer(last, dims, norm)):
-            found = _instance(node, last, norm, x, dims)
+            found = _instance(last, norm, x, dims)
             if found is not None:
                 return found
-        return _layer(node, last, norm, x, dims, op) if as_layer else None
+        return _layer(last, norm, x, dims, op) if as_layer else None
+
+
+def _between_casts(node: ir.Node, norm: Norm) -> list[tuple[ir.Value, ir.Node]]:
+    """Case 3: the float16 value that is widened, and the Cast behind the division that narrows it again."""
+    narrow = producer(norm.x, "Cast")
+    source = narrow.inputs[0] if narrow is not None else None
+    after = only_consumer(node.outputs[0])
+    if source is None or norm.scale is not None or after is None:
+        return []
+    if not is_op(after, "Cast") or after.graph is not node.graph:
+        return []
+    kinds = (dtype_name(source), dtype_name(norm.x), dtype_name(after.outputs[0]))
+    return [(source, after)] if kinds == ("float16", "float32", "float16") else []
 
 
 def _scaled_as_layer(last: ir.Node, dims: Dims, norm: Norm) -> bool:
@@ -130,7 +135,7 @@ def _scaled_as_layer(last: ir.Node, dims: Dims, norm: Norm) -> bool:
     return len(dims) == 3 or channels is None or scale_or_shift(last, "Mul", channels)[0] is None
 
 
-def _instance(node: ir.Node, last: ir.Node, norm: Norm, x: ir.Value, dims: Dims) -> Rewrite | None:
+def _instance(last: ir.Node, norm: Norm, x: ir.Value, dims: Dims) -> Rewrite | None:
     """Case 4."""
     shape = channel_shape(dims)
     if shape is None or dtype_name(x) == "float64" or norm.scale is not None:
@@ -142,16 +147,16 @@ def _instance(node: ir.Node, last: ir.Node, norm: Norm, x: ir.Value, dims: Dims)
     parts = channel_affine(scale, bias, shape, x)
     if parts is None:
         return None
-    base = node.outputs[0].name
+    base = last.outputs[0].name
     inputs = [x, constant_value(f"{base}/scale", parts[0]), constant_value(f"{base}/bias", parts[1])]
-    return replaced(last, [norm.x, x], "InstanceNormalization", inputs, [ir.AttrFloat32("epsilon", norm.epsilon)])
+    return replaced(last, "InstanceNormalization", inputs, [ir.AttrFloat32("epsilon", norm.epsilon)])
 
 
 def _leaves(norm: Norm) -> list[ir.Value]:
     return [v for v in (norm.x, norm.scale, norm.bias) if v is not None and constant_tensor(v) is None]
 
 
-def _layer(node: ir.Node, last: ir.Node, norm: Norm, x: ir.Value, dims: Dims, op: str) -> Rewrite | None:
+def _layer(last: ir.Node, norm: Norm, x: ir.Value, dims: Dims, op: str) -> Rewrite | None:
     """Cases 1, 2, 3 and 5."""
     sizes = [d for d in dims[len(dims) - len(norm.axes) :] if isinstance(d, int)]
     if len(sizes) != len(norm.axes):
@@ -164,7 +169,7 @@ def _layer(node: ir.Node, last: ir.Node, norm: Norm, x: ir.Value, dims: Dims, op
             bias, last = scale_or_shift(last, "Add", normalized)
     dtype = x.dtype
     assert dtype is not None  # one of _KINDS
-    base = node.outputs[0].name
+    base = last.outputs[0].name
     if scale is None:
         ones = np.ones(normalized, dtype.numpy())
         if ones.nbytes > _MOST_ONES:
@@ -181,4 +186,4 @@ def _layer(node: ir.Node, last: ir.Node, norm: Norm, x: ir.Value, dims: Dims, op
             value = constant_value(f"{base}/{name}", fitted(array, normalized, normalized))
         inputs.append(value)
     attributes = [ir.AttrInt64("axis", -len(normalized)), ir.AttrFloat32("epsilon", norm.epsilon)]
-    return replaced(last, [norm.x, x], op, inputs, attributes)
+    return replaced(last, op, inputs, attributes)

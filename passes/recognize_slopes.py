@@ -10,8 +10,7 @@ Only where the target states that it has the operator (``legal``), since onnxrun
 
 Not recognized: slopes for which the maximum is another function (6); slopes that are not constant or enlarge x (7); a
 comparison with another number than 0, or another x (8); an inner value that somebody else reads or that is an output
-of the graph (9); integers, double before opset 16, for which onnxruntime has no kernel, and slopes in double that
-float32, the type of attributes, does not hold (10).
+of the graph (9); integers and double, for which onnxruntime has no kernel (10).
 Exact, but that a formula may give NaN at infinity (∞ - |∞|) where the operator does not.
 """
 
