@@ -69,8 +69,8 @@ def _group_norm(node: ir.Node) -> Rewrite | None:
     channels, groups, shape = dims[1], grouped[1], channel_shape(dims)
     if shape is None or not isinstance(channels, int) or not isinstance(groups, int) or grouped[0] != dims[0]:
         return None
-    own = [constant(v) for v in inner.inputs[1:3]]
-    if not groups or channels % groups or own[0] is None or own[1] is None:
+    own_scale, own_bias = (constant(v) for v in inner.inputs[1:3])
+    if not groups or channels % groups or own_scale is None or own_bias is None:
         return None
     scale, last = scale_or_shift(node, "Mul", shape)
     bias, last = scale_or_shift(last, "Add", shape)
@@ -78,7 +78,7 @@ def _group_norm(node: ir.Node) -> Rewrite | None:
     if parts is None:
         return None
     gamma, beta = (p.astype(np.float64) for p in parts)
-    first, second = (np.repeat(o.astype(np.float64), channels // groups) for o in own)
+    first, second = (np.repeat(o.astype(np.float64), channels // groups) for o in (own_scale, own_bias))
     base = node.outputs[0].name
     inputs = [
         x,

@@ -49,7 +49,13 @@ BARE = D + V + N.replace("n =", "y =")
 S = "i = Reciprocal(r) s = Mul(g, i) a = Mul(x, s) c = Mul(mu, s) z = Sub(b, c) % y = Add(a, z)"
 RMS = "q = Mul(x, x) v = mean(q) e = Add(v, eps) r = Sqrt(e) % n = Div(x, r) y = Mul(n, g)"
 CAST = "x = Cast<to = 1>(h) " + D + V + N.replace("n =", "m =") + "o = Cast<to = 10>(m) k = Mul(o, g) y = Add(k, b)"
-IMAGE = {"axes": "2, 3", "x": "float[2,4,5,6] x", "y": "float[A,B,C,D] y", "more": "float[4,1,1] g, float[4,1,1] b"}
+
+
+def image(
+    body: str, *, x: str = "float[2,4,5,6] x", more: str = "float[4,1,1] g, float[4,1,1] b", opset: int = 17
+) -> str:
+    return net(body, axes="2, 3", x=x, y="float[A,B,C,D] y", more=more, opset=opset)
+
 
 LAYER = {
     **{f"1 opset {v}": net(LN, opset=v) for v in (17, 18, 20, 21, 22, 23)},
@@ -82,16 +88,16 @@ LAYER = {
     "4 NLC is a layer's": net(LN, more="float[6] g, float[6] b"),
 }
 INSTANCE = {
-    "4": net(LN, **IMAGE),
-    "4 opset 7": net(LN.replace("Sqrt(e)", "Pow(e, half)"), opset=7, **IMAGE),
-    "4 opset 18": net(LN, opset=18, **IMAGE),
-    "4 no gamma": net(BARE, **{**IMAGE, "more": ""}),
-    "4 one number for all": net(LN, **{**IMAGE, "more": "float g, float[1] b"}),
+    "4": image(LN),
+    "4 opset 7": image(LN.replace("Sqrt(e)", "Pow(e, half)"), opset=7),
+    "4 opset 18": image(LN, opset=18),
+    "4 no gamma": image(BARE, more=""),
+    "4 one number for all": image(LN, more="float g, float[1] b"),
     "4 one axis": net(LN, axes="2", x="float[2,4,6] x", more="float[4,1] g, float[4,1] b"),
     "4 three axes": net(
         LN, axes="2,3,4", x="float[1,4,3,2,2] x", y="float[A,B,C,D,E] y", more="float[4,1,1,1] g, float[1,4,1,1,1] b"
     ),
-    "4 open sizes": net(LN, **{**IMAGE, "x": "float[N,4,H,W] x"}),
+    "4 open sizes": image(LN, x="float[N,4,H,W] x"),
 }
 RMS_CASES = {
     "5": net(RMS, opset=23),
@@ -182,7 +188,7 @@ def test_is_left_alone(case: str) -> None:
 
 PARTLY = {
     "11 images in double are a layer": (
-        net(LN, **IMAGE).replace("float", "double"),
+        image(LN).replace("float", "double"),
         {"LayerNormalization": 1, "Mul": 1, "Add": 1},
     ),
     "12 gamma for each channel, beta for each column": (
@@ -302,10 +308,10 @@ def another_axis(rewrite: Rewrite) -> Rewrite:
 
 SABOTAGE: dict[str, tuple[str, Breakage]] = {
     "epsilon": (net(LN), another_epsilon),
-    "epsilon of an instance": (net(LN, **IMAGE), another_epsilon),
+    "epsilon of an instance": (image(LN), another_epsilon),
     "axis": (net(BARE, more=""), another_axis),
     "one gamma": (net(LN), scaled(1, 2, 1.001)),
-    "one beta": (net(LN, **IMAGE), scaled(2, 3, 1.001)),
+    "one beta": (image(LN), scaled(2, 3, 1.001)),
 }
 
 

@@ -87,8 +87,8 @@ def test_is_left_alone(case: str) -> None:
 @pytest.mark.parametrize("body", [MAX, RELUS, ABS, WHERE])
 def test_half(body: str) -> None:
     text = net(body).replace("float", "float16").replace(" = {0}", "").replace(" = {0.1}", "").replace(" = {1}", "")
-    for number in (" = {-0.1}", " = {1.5}", " = {-1}"):
-        text = text.replace(number, "")
+    for stated in (" = {-0.1}", " = {1.5}", " = {-1}"):
+        text = text.replace(stated, "")
     model = loaded(text)
     numbers = {"zero": 0.0, "a": 0.1}
     for name, number in numbers.items():
