@@ -1,14 +1,17 @@
 """Models in: read as untrusted input, repair what can be repaired.
 
 Reading a path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model`` never changes the caller's object. Weights in
-external files stay there, memory-mapped. What the IR cannot carry (sparse tensors, training information) is
+external files stay there, memory-mapped; large ones inside a model file stay there too, and are read when they are
+asked for. What the IR cannot carry (sparse tensors, training information) is
 kept: such a model is marked ``untouchable`` and every rewriting verb returns its original bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,15 @@ import onnx_ir as ir
 
 from edgeopt import saving
 from edgeopt.errors import ModelError, UsageError, root_cause
-from edgeopt.graph import Names, graphs
+from edgeopt.graph import Names, captured_values, graphs, has_subgraph
 from edgeopt.protos import check_tensors, densify, external_locations, lost_in_ir
 from edgeopt.runtime import external_folder
-from edgeopt.skeleton import skeleton
+from edgeopt.skeleton import skeleton, skeleton_of
+from edgeopt.tensors import SourceFile, hold
+from edgeopt.wire import Piece
 
 _PROTOBUF_LIMIT_BYTES = 2**31 - 1
+_LARGE_FILE_BYTES = 8_000_000  # below it, reading all of it is quicker and harmless
 _FOREIGN = {  # other formats that users hand over by mistake: offset, magic, name
     "onnxruntime's .ort": (4, b"ORTM"),
     "TensorFlow Lite": (4, b"TFL3"),
@@ -49,6 +55,7 @@ class Loaded:
         untouchable: Why the IR cannot carry all of it; rewriting verbs then return ``original``.
         original: The bytes as given, kept only for an untouchable model.
         as_given: Whether ``model`` is what was read; False once dims were fixed.
+        light: The message without its large weights, while ``model`` has the same nodes in the same order.
     """
 
     model: ir.Model
@@ -60,6 +67,7 @@ class Loaded:
     untouchable: str | None = None
     original: bytes | None = field(default=None, repr=False)
     as_given: bool = True
+    light: onnx.ModelProto | None = field(default=None, repr=False)
 
     def verbatim(self) -> bytes | None:
         """The model file's bytes, for a result that changes nothing; None if the file alone is not the model.
@@ -88,25 +96,44 @@ def load(source: Any) -> Loaded:
     if isinstance(source, ir.Model):
         folder = external_folder(source)
         data = saving.serialize(source)
-        return _from_proto(_parse(data, "model"), None, Path(folder) if folder else None, data)
+        return _from_proto(_parse(data, "model"), None, Path(folder) if folder else None, Given(data))
     if isinstance(source, onnx.ModelProto):
         data = saving.message_bytes(source)
-        return _from_proto(_parse(data, "model"), None, None, data)
+        return _from_proto(_parse(data, "model"), None, None, Given(data))
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
-        return _from_proto(_parse(data, "<bytes>"), None, None, data)
+        return _from_proto(_parse(data, "<bytes>"), None, None, Given(data))
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        data = read_bytes(path)
-        return _from_proto(_parse(data, str(path)), path, path.resolve().parent, data)
+        return _load_file(Path(source))
     raise UsageError(
         f"expected a path, bytes, onnx.ModelProto or onnx_ir.Model, found {type(source).__name__}",
         where="model",
     )
 
 
+def _load_file(path: Path) -> Loaded:
+    """A model file; the data of its large weights stays there until somebody asks for it."""
+    size, folder = _size(path), path.resolve().parent
+    if size >= _LARGE_FILE_BYTES:
+        source = SourceFile(path)
+        with contextlib.suppress(ValueError):  # what cannot be taken apart is read as a whole, or refused there
+            light, apart = source.take_apart()
+            return _from_proto(_parse(light, str(path)), path, folder, Given(source, apart))
+    data = read_bytes(path)
+    return _from_proto(_parse(data, str(path)), path, folder, Given(data))
+
+
 def read_bytes(path: Path) -> bytes:
     """The whole of a model file; a clear ModelError for everything that is no readable file."""
+    _size(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _size(path: Path) -> int:
+    """Bytes of a model file that can be read and is of a size that a message can have."""
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -121,7 +148,7 @@ def read_bytes(path: Path) -> bytes:
                 where=str(path),
                 hint="save the model with external data",
             )
-        return path.read_bytes()
+        return size
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ModelError(f"cannot be read: {getattr(error, 'strerror', error)}", where=str(path)) from error
 
@@ -142,7 +169,28 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     return proto
 
 
-def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, data: bytes) -> Loaded:
+@dataclass(frozen=True)
+class Given:
+    """A model as it was given: its bytes, or the file that holds them and what of it was not read."""
+
+    data: bytes | SourceFile
+    apart: Mapping[str, Piece] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data) if isinstance(self.data, bytes) else self.data.size
+
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest() if isinstance(self.data, bytes) else self.data.digest()
+
+    def whole(self) -> bytes:
+        """All bytes."""
+        return self.data if isinstance(self.data, bytes) else bytes(self.data.read(Piece(0, self.data.size)))
+
+
+def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, given: Given) -> Loaded:
     where = str(path) if path else "model"
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise ModelError("is not an ONNX model: it has no graph", where=where)
@@ -157,9 +205,9 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, 
         proto.opset_import.add(domain="", version=1)
         repairs.append("no opset_import (IR version < 3): opset 1 assumed")
     files = external_locations(proto, folder, where)
-    check_tensors(proto, where)
-    file_bytes = len(data) + sum(p.stat().st_size for p in files)
-    digest = hashlib.sha256(data).hexdigest()
+    check_tensors(proto, where, {name: piece.length for name, piece in given.apart.items()})
+    file_bytes = given.size + sum(p.stat().st_size for p in files)
+    digest = given.digest()
     untouchable = lost_in_ir(proto)
     if untouchable:
         repairs += densify(proto, folder)
@@ -169,18 +217,21 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, 
         raise ModelError(f"cannot be understood: {root_cause(error)}", where=where) from error
     if folder is not None:
         _anchor_external(model, folder)
+    hold(model, given.data if isinstance(given.data, SourceFile) else None, given.apart)
     if model.ir_version < 4:
         repairs.append(_lift_ir_version(model))
     repairs += _repair(model, where)
+    light = skeleton_of(proto) if not repairs else None
     return Loaded(
         model,
         path,
         digest,
         file_bytes,
         tuple(repairs),
-        checker_error(model),
+        checker_error(light or model),
         untouchable,
-        data if untouchable else None,
+        given.whole() if untouchable else None,
+        light=light,
     )
 
 
@@ -211,13 +262,13 @@ def _repair(model: ir.Model, where: str) -> list[str]:
     names = Names(model)
     seen: set[str] = set()
     unnamed = 0
-    orders = {graph: list(graph) for graph in graphs(model)}  # sorting a graph sorts its bodies too
-    for graph, order in orders.items():
-        try:
-            graph.sort()
-        except ValueError as error:
-            raise ModelError(f"graph {graph.name!r} has a cycle", where=where) from error
-        if order != list(graph):
+    for graph in graphs(model):
+        order = list(graph)
+        if _sorted(order):
+            pass
+        elif (problem := _sort(graph)) is not None:
+            raise ModelError(f"graph {graph.name!r} has a cycle", where=where) from problem
+        else:
             repairs.append(f"nodes of graph {graph.name!r} sorted topologically")
         for node in graph:
             if not node.name or node.name in seen:
@@ -229,10 +280,30 @@ def _repair(model: ir.Model, where: str) -> list[str]:
     return repairs
 
 
-def checker_error(model: ir.Model) -> str | None:
+def _sorted(nodes: Sequence[ir.Node]) -> bool:
+    """Whether each node of one graph comes after all that it and its bodies read."""
+    waiting = set(nodes)
+    for node in nodes:
+        read = [*node.inputs, *captured_values(node)] if has_subgraph(node) else node.inputs
+        if any(v is not None and v.producer() in waiting for v in read):
+            return False
+        waiting.discard(node)
+    return True
+
+
+def _sort(graph: ir.Graph) -> ValueError | None:
+    """Sort it and its bodies, in place; the error if there is a cycle."""
+    try:
+        graph.sort()
+    except ValueError as error:
+        return error
+    return None
+
+
+def checker_error(model: ir.Model | onnx.ModelProto) -> str | None:
     """What the ONNX checker says against the model (weights left out), or None."""
     try:
-        onnx.checker.check_model(skeleton(model))
+        onnx.checker.check_model(skeleton(model) if isinstance(model, ir.Model) else model)
     except Exception as error:  # noqa: BLE001 -- the checker's and the serializer's errors have no common base
         return root_cause(error)
     return None

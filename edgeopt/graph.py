@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from edgeopt.tensors import Array as Array
+from edgeopt.tensors import plain_tensor
+
 Dims = tuple[int | str | None, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -175,7 +177,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 def constant_value(name: str, array: Array) -> ir.Value:
     """A value that holds this array, typed and shaped, not yet in any graph."""
-    tensor = ir.Tensor(array)  # ir.tensor makes the same, but takes most of the time of writing an int8 model
+    tensor = plain_tensor(array)
     return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
 
 

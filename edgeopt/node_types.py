@@ -68,3 +68,5 @@ def infer_outputs(node: ir.Node, opsets: Mapping[str, int], ir_version: int) -> 
             value.type = ir.serde.deserialize_type_proto_for_type(better)
         if value.shape is None:
             value.shape = ir.serde.deserialize_type_proto_for_shape(better)
+            if value.shape is not None and node.op_type == "Slice" and version == 10:  # see shapes.py
+                value.shape = ir.Shape([d if isinstance(d, int) else None for d in value.shape])

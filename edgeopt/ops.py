@@ -22,7 +22,7 @@ from edgeopt.graph import (
     tensor_bytes,
 )
 from edgeopt.macs import KNOWN_DOMAINS, node_macs
-from edgeopt.static_shapes import resolve
+from edgeopt.static_shapes import resolve, sizes_of_symbols
 
 __all__ = ["Count", "bodies", "count", "is_random", "is_shape_only", "is_view", "node_key", "node_macs"]
 
@@ -147,18 +147,21 @@ class Count:
 
 def count(model: ir.Model, assumed: Mapping[str, int] | None = None) -> Count:
     """Count MACs, parameters and weight bytes; open dimensions as in ``static_shapes.resolve``."""
-    resolved = resolve(model, assumed)
+    sizes, counted = sizes_of_symbols(model, assumed), model
+    if sizes is None:
+        resolved = resolve(model, assumed)
+        sizes, counted = resolved.assumed_dims, resolved.model
     by_node: dict[str, int] = {}
     unknown: list[str] = []
-    for graph in graphs(resolved.model):
+    for graph in graphs(counted):
         for node in graph:
-            macs = node_macs(node, {})
+            macs = node_macs(node, sizes)
             if macs is None:
                 unknown.append(node_key(node))
             elif macs:
                 by_node[node_key(node)] = by_node.get(node_key(node), 0) + macs
     params, weight_bytes = _stored(model)
-    return Count(sum(by_node.values()), params, weight_bytes, by_node, resolved.assumed_dims, unknown)
+    return Count(sum(by_node.values()), params, weight_bytes, by_node, sizes, unknown)
 
 
 def _stored(model: ir.Model) -> tuple[int, int]:

@@ -10,7 +10,7 @@ over the passes in the order in which they ran, then over the rewrites of the pa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -163,6 +163,7 @@ class _Run:
         self.steps.append(_Step(rule, applied))
         if not self.oracle.enabled or not applied.hits:
             return {}
+        replaced = {c.anchor: c.replaced for c in applied.cases}
         verdict = cutouts.check(applied.cases, self.host, self.oracle.seed)
         applied.cases = [c for c in applied.cases if c.anchor in verdict.unchecked]
         self.steps[-1].error = verdict.max_abs_error
@@ -175,11 +176,23 @@ class _Run:
                 anchor: f"cannot be verified: {why}; nor can the whole model: {self.oracle.problem}"
                 for anchor, why in verdict.unchecked.items()
             }
-        places = {c.anchor: c.replaced for c in applied.cases}
+        places = {anchor: replaced[anchor] for anchor in self._visible(verdict.unchecked, applied.hits)}
         before = self._replayed(len(self.steps) - 1)
         if _dangling(self.candidate) - _dangling(before):
             return {}  # such a model does not run: the bisection finds who did it
         return self.oracle.inner_disagreement(before, self.candidate, places)
+
+    def _visible(self, anchors: Iterable[str], hits: Sequence[Hit]) -> set[str]:
+        """The same places, but where a later rewrite took in what this one made: that later one."""
+        makers = {name: k for k, hit in enumerate(hits) for name in hit.made}
+        later = {makers[n]: k for k, hit in enumerate(hits) for n in hit.nodes if n in makers and makers[n] < k}
+        found = set()
+        for anchor in anchors:
+            k = max(i for i, hit in enumerate(hits) if hit.anchor == anchor)
+            while k in later:
+                k = later[k]
+            found.add(hits[k].anchor)
+        return found
 
     def _apply(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from edgeopt.errors import ModelError
@@ -199,6 +200,11 @@ def channel_errors(reference: Array, other: Array, *, by_element: bool = False) 
     if not is_float(reference.dtype):
         return (0.0, 0.0) if np.array_equal(reference, other) else (math.inf, math.inf)
     return float_channel_errors(reference.astype(np.float64), other.astype(np.float64), by_element=by_element)
+
+
+def machine_epsilon(dtype: np.dtype[Any]) -> float:
+    """The distance from 1 to the next number of a floating-point type, those that numpy lacks included."""
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

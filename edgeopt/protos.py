@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,7 @@ def every_tensor(proto: onnx.ModelProto) -> Iterator[TensorProto]:
                     yield from (sparse.values, sparse.indices)
 
 
+@functools.cache
 def element_bits(data_type: int) -> int | None:
     """Bits of one element; None for strings and types that this version of onnx does not know."""
     narrow = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
@@ -109,24 +111,32 @@ def _typed_field(data_type: int) -> tuple[str, float] | None:
     return _TYPED_FIELDS.get(data_type) or (None if bits is None else ("int32_data", bits / 8 if bits < 8 else 1))
 
 
-def check_tensors(proto: onnx.ModelProto, where: str) -> None:
+def check_tensors(proto: onnx.ModelProto, where: str, apart: Mapping[str, int] | None = None) -> None:
     """Refuse tensors whose data does not fit their dims, and values with two producers or none.
+
+    Args:
+        proto: The message.
+        where: For errors.
+        apart: Bytes of data of the initializers that were left in the file.
 
     Raises:
         ModelError: naming the tensor, what was found and what its dims ask for.
     """
+    apart = apart or {}
     for tensor in every_tensor(proto):
         name = f"{where}: tensor {tensor.name!r}"
-        if any(d < 0 for d in tensor.dims):
-            raise ModelError(f"has a negative dimension: {list(tensor.dims)}", where=name)
+        dims = tuple(tensor.dims)
+        if dims and min(dims) < 0:
+            raise ModelError(f"has a negative dimension: {list(dims)}", where=name)
         if tensor.data_location == TensorProto.EXTERNAL:
             continue
-        elements = math.prod(tensor.dims)
-        if tensor.HasField("raw_data"):
-            want = expected_bytes(tensor)
-            if want is not None and len(tensor.raw_data) != want:
+        elements = math.prod(dims)
+        inside = tensor.HasField("raw_data")
+        if inside or tensor.name in apart:
+            want, length = expected_bytes(tensor), len(tensor.raw_data) if inside else apart[tensor.name]
+            if want is not None and length != want:
                 raise ModelError(
-                    f"has {len(tensor.raw_data)} bytes, its dims {list(tensor.dims)} ask for {want}",
+                    f"has {length} bytes, its dims {list(dims)} ask for {want}",
                     where=name,
                     hint="the file is damaged; export it again",
                 )

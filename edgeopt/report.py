@@ -12,9 +12,8 @@ from edgeopt import files, runtime, saving
 from edgeopt.graph import opset
 from edgeopt.latency import Latency
 from edgeopt.memory import Memory
-from edgeopt.ops import count
+from edgeopt.ops import Count, count
 from edgeopt.oracle import PassReport
-from edgeopt.runtime import external_folder, inline_bytes
 
 SCHEMA = 1
 
@@ -43,9 +42,9 @@ def device_part(name: str, threads: int) -> dict[str, Any]:
     return {"name": name, "runtime": runtime.version(), "threads": threads}
 
 
-def size_part(model: ir.Model, file_bytes: int | None = None) -> dict[str, Any]:
-    """Parameters, MACs and bytes; ``file_bytes`` of the message where no file is known."""
-    counted = count(model)
+def size_part(model: ir.Model, file_bytes: int | None = None, counted: Count | None = None) -> dict[str, Any]:
+    """Parameters, MACs and bytes; ``file_bytes`` of the message where no file is known; ``counted`` if it was."""
+    counted = counted or count(model)
     result: dict[str, Any] = {
         "params": counted.params,
         "macs": counted.macs,
@@ -60,9 +59,9 @@ def size_part(model: ir.Model, file_bytes: int | None = None) -> dict[str, Any]:
 
 def saved_bytes(model: ir.Model) -> int:
     """Bytes that saving the model would write, external data included."""
-    if external_folder(model) is None and inline_bytes(model) <= runtime.INLINE_LIMIT_BYTES:
-        return len(saving.serialize(model))
-    return count(model).weight_bytes + len(saving.serialize(model))
+    if runtime.fits_message(model):
+        return saving.made(model).size
+    return count(model).weight_bytes + saving.made(model).size
 
 
 def measured_part(latency: Latency | None, memory: Memory | None, score: Any | None) -> dict[str, Any]:

@@ -78,6 +78,7 @@ EVERYWHERE = Pays(True, "fewer operations, multiplications or bytes on any runti
 Answer = Rewrite | Skip | None
 ORIGIN_KEY = "edgeopt.origin"  # in a node's metadata: the rule that made it, and the nodes it was made of
 _MOST_ORIGINS = 8
+NOTHING = object()  # what ``Rule.prepare`` returns where no node needs to be looked at
 CLEAN_UP = "*"  # stands where a node's name would: the rule as a whole, or its clean-up
 
 
@@ -100,7 +101,7 @@ class Rule(Protocol):
     def pays(self) -> Pays: ...  # noqa: D102
 
     def prepare(self, model: ir.Model) -> Any:
-        """Whatever ``match`` wants to know of the whole model; None if nothing."""
+        """Whatever ``match`` wants to know of the whole model; ``NOTHING`` if it would find nothing anywhere."""
 
     def match(self, node: ir.Node, state: Any) -> Answer:
         """What to do at this node."""
@@ -194,11 +195,13 @@ def apply(
         cases: Record what was rewritten, for the oracle.
         workspace: Of this model, if several rules run on it.
     """
-    state = rule.prepare(model)
     workspace = workspace or Workspace(model)
     result = Applied()
     skips: dict[str, Skip] = {}
     queue: deque[ir.Node] = deque(workspace.nodes(rule.ops))
+    state = rule.prepare(model) if queue else NOTHING
+    if state is NOTHING:
+        queue.clear()
     queued: set[ir.Node] = set(queue)
 
     def enqueue(nodes: Iterable[ir.Node | None]) -> None:
@@ -235,7 +238,7 @@ def apply(
         if cases:
             new_names = (new.name or "" for _, new in answer.outputs)
             result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
-        gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
+        gone = tuple(n.name or "" for n in answer.nodes if n.graph is None) or (anchor,)
         result.hits.append(Hit(anchor, gone, tuple(n.name or "" for n in answer.replacement)))
         enqueue(answer.replacement)
         enqueue(n for n in neighbours if n.graph is not None)
@@ -321,6 +324,7 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     for node in rewrite.replacement:
         infer_outputs(node, model.opset_imports, model.ir_version)
+    _retype([new for _, new in rewrite.outputs], model)
     for node in rewrite.nodes:
         if not any(o.uses() or o.is_graph_output() for o in node.outputs):
             _remove(node)
@@ -335,6 +339,16 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
         if gone and (new.producer() in rewrite.replacement or new in folded):
             new.name = old.name
             _keep_notes(old, new)
+
+
+def _retype(values: Iterable[ir.Value], model: ir.Model) -> None:
+    """Readers of values that are known now may give types that are known now."""
+    queue = deque(v for v in values if v.type is not None and v.shape is not None)
+    while queue:
+        for reader in queue.popleft().consumers():
+            if untyped := [v for v in reader.outputs if v.type is None or v.shape is None]:
+                infer_outputs(reader, model.opset_imports, model.ir_version)
+                queue.extend(v for v in untyped if v.type is not None and v.shape is not None)
 
 
 def _keep_notes(old: ir.Value, new: ir.Value) -> None:

@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from edgeopt.errors import ModelError, OutputError, root_cause
 from edgeopt.graph import graphs, stored_tensors
-from edgeopt.protos import all_graphs
+from edgeopt.message import Message
+from edgeopt.message import to_proto as to_proto
 from edgeopt.runtime import INLINE_LIMIT_BYTES, inline_bytes
 
 METADATA_KEY = "edgeopt"
@@ -104,27 +105,32 @@ def serialize(model: ir.Model) -> bytes:
     return message_bytes(model)
 
 
-def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The model as a message, without the types that onnx_ir repeats for initializers: they state their own."""
-    proto = ir.to_proto(model)
-    for graph in all_graphs(proto.graph):
-        stored = {t.name for t in graph.initializer}
-        kept = [v for v in graph.value_info if v.name not in stored]
-        if len(kept) != len(graph.value_info):
-            del graph.value_info[:]
-            graph.value_info.extend(kept)
-    return proto
-
-
 def message_bytes(model: onnx.ModelProto | ir.Model) -> bytes:
     """One protobuf message, in a fixed order.
 
     Raises:
         ModelError: it does not fit.
     """
+    with _fitting():
+        return Message(model).tobytes() if isinstance(model, ir.Model) else model.SerializeToString(deterministic=True)
+
+
+def made(model: ir.Model) -> Message:
+    """The model's message.
+
+    Raises:
+        ModelError: it does not fit.
+    """
+    with _fitting():
+        return Message(model)
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
     try:
-        proto = to_proto(model) if isinstance(model, ir.Model) else model
-        return proto.SerializeToString(deterministic=True)
+        yield
+    except ModelError:
+        raise
     except Exception as error:  # the serializer's errors have no common base
         raise ModelError(
             f"does not fit into one protobuf message (2 GiB, graphs nested some 30 deep): {root_cause(error)}",
@@ -133,8 +139,16 @@ def message_bytes(model: onnx.ModelProto | ir.Model) -> bytes:
         ) from error
 
 
-def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> list[Path]:
+def save(
+    model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = (), message: Message | None = None
+) -> list[Path]:
     """Save atomically; beside it ``NAME.data`` where the weights do not fit into one message or were external.
+
+    Args:
+        model: Not changed.
+        path: Of the model file.
+        inputs: Files that must not be overwritten.
+        message: Of this model, if it was made already.
 
     Returns:
         The files written. Both are complete before either takes its place, the model last.
@@ -146,7 +160,9 @@ def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> 
     check_output(path, inputs=inputs)
     external = any(isinstance(t, ir.ExternalTensor) for t in stored_tensors(model))
     if not external and inline_bytes(model) <= INLINE_LIMIT_BYTES:
-        write_atomically(path, serialize(model))
+        message = message or made(model)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            message.write(file)
         return [path]
     data_path = path.with_name(path.name + ".data")
     used = {Path(t.base_dir, t.location).resolve() for t in stored_tensors(model) if isinstance(t, ir.ExternalTensor)}
@@ -157,7 +173,7 @@ def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> 
             hint="choose another name for the output",
         )
     copy = model.clone()
-    with atomic(path) as message, atomic(data_path) as temporary:
+    with atomic(path) as light, atomic(data_path) as temporary:
         ir.external_data.unload_from_model(copy, data_path.parent, temporary.name)
         for graph in graphs(copy):
             for value in graph.initializers.values():
@@ -171,5 +187,5 @@ def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> 
                         name=t.name,
                         base_dir=str(data_path.parent),
                     )
-        message.write_bytes(serialize(copy))
+        light.write_bytes(serialize(copy))
     return [data_path, path]

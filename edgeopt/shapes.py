@@ -9,20 +9,24 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError, UsageError
-from edgeopt.graph import dims_of, graphs, opset, static_shape
+from edgeopt.graph import STANDARD_DOMAINS, dims_of, graphs, opset, static_shape
+from edgeopt.protos import all_graphs
 from edgeopt.skeleton import skeleton
 
+_MISLED_OPSET = 10
+_UNKNOWN = "edgeopt.unknown"  # a domain without operators
 
-def infer(model: ir.Model, *, outputs: bool = False) -> ir.Model:
+
+def infer(model: ir.Model, *, outputs: bool = False, light: onnx.ModelProto | None = None) -> ir.Model:
     """Add the dims and types that ONNX's own inference finds, in place; symbolic dimensions are kept.
 
     What it cannot infer (unknown domains, contradictions) stays as it was: missing shapes cost precision of
     reports, never correctness. Graph inputs and outputs are the user's: they keep what they state, unless
     ``outputs`` asks for theirs too. (onnx_ir's own pass replaces stated dims, and gives sequences the type of a
-    tensor.)
+    tensor.)  ``light`` is the model's ``skeleton``, if it is known already.
     """
     try:
-        proto = onnx.shape_inference.infer_shapes(skeleton(model), check_type=False, data_prop=True)
+        proto = _inferred(light or skeleton(model))
     except Exception:  # noqa: BLE001 -- inference is best effort, and its errors have no common base
         return model
     for graph, inferred in _pairs(model.graph, proto.graph):
@@ -34,12 +38,55 @@ def infer(model: ir.Model, *, outputs: bool = False) -> ir.Model:
                     continue
                 if value.type is not None and static_shape(value) is not None:
                     continue  # known already
-                better = ir.serde.deserialize_value_info_proto(message, None)
+                kind, shape = _read(message)
                 if value.type is None:
-                    value.type = better.type
-                if value.shape is None or (better.shape is not None and len(better.shape) == len(value.shape)):
-                    value.shape = better.shape if better.shape is not None else value.shape
+                    value.type = kind
+                if shape is not None and (value.shape is None or len(shape) == len(value.shape)):
+                    value.shape = shape
     return model
+
+
+def _inferred(message: onnx.ModelProto) -> onnx.ModelProto:
+    """The message with what inference finds.
+
+    For Slice of opset 10, onnx hands the names of the input's open dims on, cut or not, and to all that reads them.
+    Such a Slice counts as unknown, and its open dims have no name.
+    """
+    proto = onnx.shape_inference.infer_shapes(message, check_type=False, data_prop=True)
+    if not any(o.domain in STANDARD_DOMAINS and o.version == _MISLED_OPSET for o in message.opset_import):
+        return proto
+    misled, mended = False, onnx.ModelProto()
+    mended.CopyFrom(message)
+    for given, found in zip(all_graphs(mended.graph), all_graphs(proto.graph), strict=True):
+        types = {v.name: v for v in found.value_info}
+        for node in given.node:
+            value = types.get(node.output[0]) if node.op_type == "Slice" and node.domain in STANDARD_DOMAINS else None
+            if value is None or not any(d.dim_param for d in value.type.tensor_type.shape.dim):
+                continue
+            misled = True
+            node.domain = _UNKNOWN
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.Clear()
+            for k in reversed(range(len(given.value_info))):
+                if given.value_info[k].name == value.name:
+                    del given.value_info[k]
+            given.value_info.append(value)
+    if not misled:
+        return proto
+    mended.opset_import.add(domain=_UNKNOWN, version=1)
+    return onnx.shape_inference.infer_shapes(mended, check_type=False, data_prop=True)
+
+
+def _read(message: onnx.ValueInfoProto) -> tuple[ir.TypeProtocol | None, ir.Shape | None]:
+    """What onnx_ir's deserializer reads; the common case in a third of the time."""
+    if message.type.WhichOneof("value") != "tensor_type" or message.type.denotation:
+        value = ir.serde.deserialize_value_info_proto(message, None)
+        return value.type, value.shape
+    tensor = message.type.tensor_type
+    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+    shape = ir.Shape(dims) if tensor.HasField("shape") else None
+    return ir.TensorType(ir.DataType(tensor.elem_type)), shape
 
 
 def _pairs(graph: ir.Graph, message: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:

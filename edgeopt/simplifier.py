@@ -32,6 +32,7 @@ def simplify(
     *,
     pipeline: Sequence[Rule] = EXACT,
     checker_clean: bool = True,
+    typed: ir.Model | None = None,
     progress: Progress = silent,
 ) -> Simplified:
     """Run the pipeline until nothing changes; the input is not mutated.
@@ -41,11 +42,13 @@ def simplify(
         oracle: Made from the same model.
         pipeline: The passes in order.
         checker_clean: Whether the input passed the ONNX checker; the output then must too.
+        typed: A copy of ``model`` with all types that inference knows, to be used up.
         progress: Told of each pass.
     """
+    spare = [typed] if typed is not None else []
 
     def copy() -> ir.Model:
-        return shapes.infer(model.clone())
+        return spare.pop() if spare else shapes.infer(model.clone())
 
     start = copy() if oracle.enabled else model
     current, reports = run_pipeline(

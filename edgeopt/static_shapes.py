@@ -88,7 +88,8 @@ class Resolved:
     """The copy and what had to be assumed for it.
 
     Attributes:
-        model: A clone with local functions inlined; never meant to be saved or run.
+        model: A clone with local functions inlined, never meant to be saved or run; the model itself where nothing
+            is open. Only to be read.
         assumed_dims: Symbol (or ``input[axis]`` for a dimension without a name) to the size it was given.
     """
 
@@ -97,7 +98,7 @@ class Resolved:
 
 
 def resolve(model: ir.Model, assumed: Mapping[str, int] | None = None) -> Resolved:
-    """Clone ``model`` and fix every dimension that can be fixed.
+    """Fix every dimension that can be fixed, in a clone.
 
     Args:
         model: Not changed.
@@ -106,6 +107,8 @@ def resolve(model: ir.Model, assumed: Mapping[str, int] | None = None) -> Resolv
             spatial (96), but for an open axis 1 beside an open last axis, which is taken for channels (3);
             in inputs of lower rank they are sequence lengths (128).
     """
+    if sizes_of_symbols(model) == {}:
+        return Resolved(model, {})
     clone = model.clone()
     if clone.functions:
         clone = ir_passes.InlinePass()(clone).model
@@ -130,6 +133,18 @@ def resolve(model: ir.Model, assumed: Mapping[str, int] | None = None) -> Resolv
                 value.shape = None  # an unknown of the last round would otherwise be kept as it is
         infer(clone, outputs=True)
     return Resolved(clone, values)
+
+
+def sizes_of_symbols(model: ir.Model, assumed: Mapping[str, int] | None = None) -> dict[str, int] | None:
+    """The sizes that ``resolve`` would assume, if every dim of the model is a number or has one of them; else None."""
+    if model.functions:
+        return None
+    sizes = _assume(model, dict(assumed or {}))
+    for value in _all_values(model):
+        dims = dims_of(value)
+        if dims is None or value.type is None or not all(isinstance(d, int) or d in sizes for d in dims):
+            return None
+    return sizes
 
 
 def dims_of_feed(model: ir.Model, feed: Mapping[str, Array]) -> dict[str, int]:
@@ -168,6 +183,11 @@ def _assume(model: ir.Model, given: dict[str, int]) -> dict[str, int]:
         else:
             result.setdefault(key, SEQUENCE)
     return result
+
+
+def _all_values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    yield from _inner_values(model)
 
 
 def _inner_values(model: ir.Model) -> Iterator[ir.Value]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from edgeopt.passes.canonicalize import Canonicalize
+from edgeopt.passes.common_subexpressions import CommonSubexpressions
 from edgeopt.passes.constants_to_initializers import ConstantsToInitializers
 from edgeopt.passes.dead_code import DeadCode
 from edgeopt.passes.dedupe_initializers import DedupeInitializers
@@ -15,6 +16,7 @@ from edgeopt.passes.fold_affine_before import FoldAffineBefore
 from edgeopt.passes.fold_affine_chain import FoldAffineChain
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_casts import FoldCasts
+from edgeopt.passes.fold_clips import FoldClips
 from edgeopt.passes.fold_concat import FoldConcat
 from edgeopt.passes.fold_constants import FoldConstants
 from edgeopt.passes.fold_expand import FoldExpand
@@ -51,10 +53,12 @@ EXACT: tuple[Rule, ...] = (
     ResolveSequences(),  # what unrolled loops collected in sequences
     WriteEinsum(),  # the MatMul that it is can be merged with others
     ConstantsToInitializers(),  # one kind of constant from here on
-    DedupeInitializers(),  # equal inputs become one value, which the next but one compares
+    DedupeInitializers(),  # equal inputs become one value, which the next compares
+    CommonSubexpressions(),  # before the folds that stop where a value has two readers
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     Canonicalize(),  # one form of each thing for the folds to look for
     FoldCasts(),  # before the folds that stop at a Cast
+    FoldClips(),  # a chain of clamps hides what could be merged with a layer
     FoldConcat(),  # hands operands on to the readers
     FoldGathers(),  # makes Slices of neighbours, which the next merges
     FoldSlices(),  # gives Splits, which the Concats of the next round undo

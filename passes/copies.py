@@ -112,9 +112,7 @@ class Copier:
         inputs = [self._fresh(v) for v in body.inputs]
         stored = []
         for value in body.initializers.values():
-            if value not in self.values:
-                self._fresh(value)
-            new = self.value(value)
+            new = self.value(value) if value in body.inputs else self._fresh(value)  # a new one in each copy
             new.const_value = value.const_value
             stored.append(new)
         nodes = [self._node(n) for n in body]

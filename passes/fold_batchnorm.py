@@ -45,7 +45,7 @@ def affine(node: ir.Node) -> tuple[Array, Array] | None:
     if gamma is None or beta is None or mean is None or var is None:
         return None
     with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+        scale = gamma / np.sqrt(var + float(np.float32(attribute(node, "epsilon", 1e-5))))
         return scale, beta - mean * scale
 
 

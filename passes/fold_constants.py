@@ -36,7 +36,7 @@ from edgeopt.graph import (
     weight_tensors,
 )
 from edgeopt.ops import is_random
-from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
+from edgeopt.rewrite import EVERYWHERE, NOTHING, Answer, Rewrite, Skip
 from edgeopt.runtime import Level, Session, as_array
 from edgeopt.shapes import infer
 
@@ -45,6 +45,7 @@ _GROWTH_BYTES, _GROWTH_SHARE = 1024, 0.01  # all of them together, in one round:
 _CEILING_BYTES = 64_000_000  # a result larger than this is not even computed: a hostile Expand
 _ROUND_BYTES = 512_000_000  # results held at a time; what is left waits for the next round
 _UNKNOWN_INPUT_BYTES = 65_536  # inputs from which a result of unknown size is computed all the same
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _KEPT = ("Constant", "QuantizeLinear", "DequantizeLinear")
 _SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their inputs
     *("ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "CenterCropPad", "OneHot", "Einsum"),
@@ -57,21 +58,24 @@ _SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their 
 class _Constants:
     """What ``prepare`` found: values of nodes that depend on constants only, and why some were not computed."""
 
+    model: ir.Model
     values: dict[ir.Value, Array] = field(default_factory=dict)
     skips: dict[ir.Node, str] = field(default_factory=dict)
+    late: set[ir.Node] = field(default_factory=set)
     growth_left: int = _GROWTH_BYTES
 
 
 def _foldable(node: ir.Node, known: Collection[ir.Value]) -> bool:
     """Cases 1 to 5 but for the budget."""
+    measured = node.op_type in ("Shape", "Size")
+    used = [] if measured else [v for v in node.inputs if v is not None]
+    if not measured and not (used and all(v in known or constant_tensor(v) is not None for v in used)):
+        return False  # first, as it is so for most nodes
     if node.domain not in STANDARD_DOMAINS or node.op_type in _KEPT or has_subgraph(node) or not node.outputs:
         return False
     if is_random(node) or any(a.is_ref() for a in node.attributes.values()):
         return False
-    if node.op_type in ("Shape", "Size"):
-        return shape_value(node) is not None
-    used = [v for v in node.inputs if v is not None]
-    return bool(used) and all(v in known or constant_tensor(v) is not None for v in used)
+    return not measured or shape_value(node) is not None
 
 
 def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, Array]) -> None:
@@ -115,6 +119,23 @@ def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, 
             values[value] = array
 
 
+def _rounded_late(order: Sequence[ir.Node]) -> set[ir.Node]:
+    """Nodes of 16-bit floats, and what depends on them.
+
+    In a chain of them, onnxruntime rounds only at the end. So each is computed when it is its turn, from the constants
+    that are then in its place.
+    """
+    found: set[ir.Node] = set()
+    for node in order:
+        if _is_half(node) or any(v is not None and v.producer() in found for v in node.inputs):
+            found.add(node)
+    return found
+
+
+def _is_half(node: ir.Node) -> bool:
+    return any(v is not None and v.dtype in _HALF for v in (*node.inputs, *node.outputs))
+
+
 def _message(value: ir.Value, values: Mapping[ir.Value, Array], name: str) -> onnx.TensorProto:
     tensor = constant_tensor(value)
     if tensor is None:
@@ -153,14 +174,18 @@ class FoldConstants:
     ops = None
     pays = EVERYWHERE
 
-    def prepare(self, model: ir.Model) -> _Constants:
+    def prepare(self, model: ir.Model) -> Any:
         """Find the constant part of each graph and compute it, all of it in one onnxruntime session if it fits."""
-        state = _Constants()
-        state.growth_left += int(_GROWTH_SHARE * sum(t.nbytes for t in weight_tensors(model).values()))
+        state = _Constants(model)
         order, state.skips = _plan(model)
         if state.skips:  # what was folded in the last round may tell the sizes now
             infer(model)
             order, state.skips = _plan(model)
+        if not order and not state.skips:
+            return NOTHING
+        state.growth_left += int(_GROWTH_SHARE * sum(t.nbytes for t in weight_tensors(model).values()))
+        state.late = _rounded_late(order)
+        order = [n for n in order if n not in state.late]
         try:
             _evaluate(order, model, state.values)
         except ModelError:  # one node that cannot run must not keep the others from folding
@@ -178,8 +203,14 @@ class FoldConstants:
         outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
         if outputs and node in state.skips:
             return Skip(node.name or "", state.skips[node])
+        ancestors: list[ir.Node] = []
+        if outputs and node in state.late:
+            ancestors = _unfolded_ancestors(node)
+            with contextlib.suppress(ModelError):
+                _evaluate([*ancestors[::-1], node], state.model, state.values)
         if not outputs or not all(v in state.values for v in outputs):
             return None
+        ancestors = ancestors or _unfolded_ancestors(node)
         size = sum(int(state.values[v].nbytes) for v in outputs)
         growth = size - _replaced_bytes(node)
         if growth > 0 and (size > BUDGET_BYTES or growth > state.growth_left):
@@ -204,7 +235,7 @@ class FoldConstants:
                 replacement.append(constant_node)
                 new = constant_node.outputs[0]
             pairs.append((value, new))
-        return Rewrite((node, *_unfolded_ancestors(node)), tuple(replacement), tuple(pairs))
+        return Rewrite((node, *ancestors), tuple(replacement), tuple(pairs))
 
 
 def _plan(model: ir.Model) -> tuple[list[ir.Node], dict[ir.Node, str]]:

@@ -5,9 +5,9 @@
 
 Not folded: amounts, axes or values that are not constant, or axes of unknown rank (3), Pads that crop (4), modes or
 values that differ, reflect and wrap (5), a first Pad that is read elsewhere or is an output (6), Slices that take
-part of the border, or of axes of open size (7).
-Exact: the same elements. Attributes up to opset 10, inputs from 11,
-axes from 18.
+part of the border, or of axes of open size (7), Pads before a pool that would then add its kernel's size or more (8):
+onnxruntime moves such a Pad into the pool, whatever its amounts, and then refuses the pool.
+Exact: the same elements. Attributes up to opset 10, inputs from 11, axes from 18.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class FoldPads:
             return Skip(name, f"Pad {inner.name!r} before it fills with another value, or one that is not constant")
         if not private(inner.outputs[0], node):
             return Skip(name, f"Pad {inner.name!r} before it is read by other nodes too, or is an output of the graph")
+        if (pool := _outgrown(node, first + second)) is not None:
+            return Skip(name, f"with Pad {inner.name!r} it would add as much as the kernel of {pool!r} covers")
         total = [int(a) for a in (first + second).reshape(-1)]
         if state < 11:
             kept = [a for a in node.attributes.values() if a.name not in ("pads", "paddings")]
@@ -69,6 +71,19 @@ class FoldPads:
         stored = constant_value(f"{name}/pads", np.array(total, np.int64))
         value = [input_or_none(node, 2) or input_or_none(inner, 2)]
         return by_node((node, inner), "Pad", [inner.inputs[0], stored, *(value if value[0] else [])], _mode(node))
+
+
+def _outgrown(pad: ir.Node, pads: Array) -> str | None:
+    """Case 8: the pool that reads the Pad."""
+    for reader in pad.outputs[0].consumers():
+        kernel = attribute(reader, "kernel_shape") if is_op(reader, "AveragePool", "MaxPool") else None
+        if kernel is None:
+            continue
+        own = np.asarray(attribute(reader, "pads") or [0] * (2 * len(kernel)), np.int64).reshape(2, -1)
+        spatial = pads[:, 2:]
+        if spatial.shape == own.shape and (spatial + own >= np.asarray(kernel)).any():
+            return reader.name
+    return None
 
 
 def _mode(node: ir.Node) -> list[ir.Attr]:

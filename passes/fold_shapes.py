@@ -47,6 +47,7 @@ from edgeopt.graph import (
     is_op,
     opset,
 )
+from edgeopt.node_types import infer_outputs
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 from edgeopt.shape_data import DATA_OPS, ShapeData
 from edgeopt.shape_known import product, slice_bounds
@@ -67,7 +68,11 @@ class _State:
         self.places: dict[Size, tuple[ir.Value, int]] = {}
         nodes = [n for g in graphs(model) for n in g]
         self.active = any(is_op(n, *_SOURCES) for n in nodes)
+        if not self.active:  # sizes that were folded to constants may have left dims open
+            self.active = any(_is_open(v) for n in nodes for v in n.outputs)
         if self.active:
+            for node in nodes:
+                infer_outputs(node, model.opset_imports, model.ir_version)
             improve(nodes, self.known)
             for value in model.graph.inputs:
                 dims = self.known.dims(value)
@@ -107,7 +112,7 @@ def improve(nodes: Iterable[ir.Node], known: ShapeData) -> None:
     """Fill in dims that are missing or that inference only invented a name for, in place; outputs keep theirs."""
     for node in nodes:
         for value in node.outputs:
-            if value.is_graph_output() or not isinstance(value.type, ir.TensorType | None):
+            if value.is_graph_output() or not isinstance(value.type, ir.TensorType):
                 continue
             stated = dims_of(value)
             if stated is not None and not any(d is None or _invented(d) for d in stated):
@@ -121,6 +126,11 @@ def improve(nodes: Iterable[ir.Node], known: ShapeData) -> None:
             dims = [_dim(f) if d is None or _invented(d) else d for d, f in zip(given, found, strict=True)]
             if list(given) != dims or stated is None:
                 value.shape = ir.Shape([d if not _invented(d) or d in given else None for d in dims])
+
+
+def _is_open(value: ir.Value) -> bool:
+    dims = dims_of(value)
+    return value.type is None or dims is None or any(_invented(d) for d in dims)
 
 
 def _invented(dim: int | str | None) -> bool:

@@ -56,7 +56,7 @@ def test_faster_int8_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert result.exit_code == 0
     assert result.report["verdict"] == "ok"
     assert result.report["ratios"]["latency"] == pytest.approx(2.5)
-    assert result.report["int8"]["nodes_int8"] == 8
+    assert result.report["int8"]["nodes_int8"] == 7
     assert candidate(result, "int8")["reason"] == "the fastest that keeps all budgets"
     assert asked == [["float", "original", "int8"], ["int8", "original"]]  # all together, then the winner again
 
