@@ -8,7 +8,7 @@
 3. Relu, LeakyRelu                   s > 0 and t = 0
 4. Transpose, Reshape, Flatten,      the channels lie on another axis, or several elements of it belong to one channel
    Squeeze, Unsqueeze
-5. Identity, Dropout in inference
+5. Identity
 
 A map that is one number commutes with views of any shape.
 """
@@ -28,7 +28,7 @@ VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 COMMUTING = frozenset(
     {
         *("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Relu", "LeakyRelu"),
-        *("Transpose", "Identity", "Dropout", *VIEWS),
+        *("Transpose", "Identity", *VIEWS),
     }
 )
 _MOST_ELEMENTS = 1 << 22  # of one sample, that a view is followed through
@@ -120,7 +120,7 @@ def through(node: ir.Node, map_: Channels, *, up: bool) -> Channels | str | None
     if node.op_type in ("Relu", "LeakyRelu"):
         fits = (map_.scale > 0).all() and not map_.shift.any()
         return map_ if fits else f"{node.op_type} {node.name!r} commutes with positive factors only"
-    if node.op_type == "Identity" or (node.op_type == "Dropout" and _inert(node)):
+    if node.op_type == "Identity":
         return map_
     if node.op_type in ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"):
         return _pool(node, map_, rank_of(source) or rank_of(output))
@@ -131,11 +131,6 @@ def through(node: ir.Node, map_: Channels, *, up: bool) -> Channels | str | None
     if map_.axis is None:
         return map_
     return _view(node, map_, output if up else source, source if up else output)
-
-
-def _inert(node: ir.Node) -> bool:
-    training = input_or_none(node, 2)
-    return training is None or bool((found := constant(training)) is not None and not found.any())
 
 
 def _pool(node: ir.Node, map_: Channels, rank: int | None) -> Channels | str:
