@@ -79,11 +79,11 @@ class FoldAffineBefore:
             return Skip(name, found)
         if _of_normalization(found.total.source):
             return Skip(name, f"what {found.total.node.name!r} does before it belongs to a normalization")
-        if (reason := _other_readers(found, node)) is not None:
-            return Skip(name, reason)
         moved = _moved(found)
         if isinstance(moved, str):
             return Skip(name, moved)
+        if (reason := _other_readers(found, node)) is not None:
+            return Skip(name, reason)
         folded = affine_layers.before(node, data, moved)
         if isinstance(folded, Folded):
             return _rewrite(node, found, folded, state)
