@@ -113,9 +113,9 @@ def test_the_first_of_two_that_round_is_not_read_either() -> None:
     ],
 )
 def test_rounds(inner: float, scale: float, shift: float, expected: bool) -> None:
-    arrays = [np.array(v) for v in (inner, scale, shift)]
-    assert affine.rounds(*arrays, np.dtype(np.float32)) is expected
-    assert not affine.rounds(*arrays, np.dtype(np.float64))
+    a, s, t = (np.array(v) for v in (inner, scale, shift))
+    assert affine.rounds(a, s, t, np.dtype(np.float32)) is expected
+    assert not affine.rounds(a, s, t, np.dtype(np.float64))
 
 
 def test_a_chain() -> None:

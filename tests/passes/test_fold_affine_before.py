@@ -12,8 +12,9 @@ from edgeopt.graph import op_histogram
 from edgeopt.passes import affine_layers
 from edgeopt.passes.affine_paths import Channels
 from edgeopt.passes.fold_affine_before import FoldAffineBefore
+from edgeopt.rewrite import Rewrite
 from tests.models import assert_same, checked, loaded
-from tests.passes.sabotage import Patch, assert_caught, scaled
+from tests.passes.sabotage import Breakage, Patch, assert_caught, scaled
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldAffineBefore()
@@ -295,15 +296,19 @@ LEFT: dict[str, tuple[str, str | None]] = {
     ),
     "9 edge 23: one channel times [4,1,1]": (
         net("h = Mul(x, c) y = Conv(h, w)", f"{W}, {C}", "float[2,1,6,6] x"),
-        "raises the rank",
+        "or enlarges it",
+    ),
+    "9 edge 23: one normalized channel times [4,1,1]": (
+        net("k = BatchNormalization(x, e, e, e, var) h = Mul(k, c) y = Conv(h, w)", f"{W}, {C}, float[1] e, float[1] var", "float[2,1,6,6] x"),
+        "or enlarges it",
     ),
     "9 perhaps one channel times [4,1,1]": (
         net("h = Mul(x, c) y = Conv(h, w)", f"{W}, {C}", "float[2,K,6,6] x"),
-        "raises the rank",
+        "or enlarges it",
     ),
     "9 edge 21: one element, higher rank": (
         net("h = Mul(x, c) y = Conv(h, w)", "float[5,4,3,3,3] w, float[1,1,1,1,1] c", "float[4,5,5,5] x"),
-        "raises the rank",
+        "or enlarges it",
     ),
     "9 rows of a Gemm": (mat("h = Mul(x, c) y = Gemm(h, w)", "float[5,4] w, float[3,1] c"), "than Gemm 'Gemm_y' sums over"),
     "9 transA": (mat("h = Mul(x, c) y = Gemm<transA=1>(h, w)", "float[5,4] w, float[5,1] c", "float[5,3] x"), "transposed"),
@@ -431,7 +436,18 @@ def reversed_channels(node: ir.Node, data: int, map_: Channels) -> affine_layers
     return _BEFORE(node, data, Channels(map_.axis, map_.scale[::-1], map_.shift[::-1]))
 
 
-SABOTAGE = {
+def padded(rewrite: Rewrite) -> Rewrite:
+    rewrite.replacement[0].attributes["pads"] = ir.AttrInt64s("pads", [1, 0, 0, 0])
+    rewrite.replacement[0].outputs[0].shape = None
+    return rewrite
+
+
+def without_the_add(rewrite: Rewrite) -> Rewrite:
+    layer = rewrite.replacement[0]
+    return replace(rewrite, replacement=(layer,), outputs=((rewrite.outputs[0][0], layer.outputs[0]),))
+
+
+SABOTAGE: dict[str, tuple[str, Breakage | Patch]] = {
     "a wrong input channel": (FOLDS["1 Mul"][0], scaled(1, 2, 1.01, axis=1)),
     "a wrong bias": (FOLDS["1 Add"][0], scaled(2, 0, 1.01)),
     "groups mixed up": (FOLDS["1 BatchNormalization, grouped"][0], Patch(affine_layers, "before", reversed_channels)),
@@ -439,23 +455,14 @@ SABOTAGE = {
     "no alpha": (FOLDS["edge 17: Gemm, no C"][0], scaled(2, 0, 0.5)),
     "a border that the shift does not reach": (
         LEFT["13 a shift before padding"][0].replace("pads=[0,0,0,1]", "pads=[0,0,0,0]"),
-        lambda rewrite: _padded(rewrite.replacement[0]) or rewrite,
+        padded,
     ),
     "4 the shift not divided by the scale": (FOLDS["4 (x - mean) / std, padded"][0], scaled(1, 0, 1.01)),
     "5 a MatMul without what it has to add": (
         FOLDS["5 a map of two nodes before a MatMul"][0],
-        lambda rewrite: replace(
-            rewrite,
-            replacement=rewrite.replacement[:1],
-            outputs=((rewrite.outputs[0][0], rewrite.replacement[0].outputs[0]),),
-        ),
+        without_the_add,
     ),
 }
-
-
-def _padded(conv: ir.Node) -> None:
-    conv.attributes["pads"] = ir.AttrInt64s("pads", [1, 0, 0, 0])
-    conv.outputs[0].shape = None
 
 
 @pytest.mark.parametrize("name", SABOTAGE)

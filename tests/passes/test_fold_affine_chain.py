@@ -11,8 +11,9 @@ from edgeopt import saving
 from edgeopt.graph import constant, op_histogram
 from edgeopt.passes import affine
 from edgeopt.passes.fold_affine_chain import FoldAffineChain
+from edgeopt.rewrite import Rewrite
 from tests.models import assert_same, checked, loaded
-from tests.passes.sabotage import Patch, assert_caught, scaled
+from tests.passes.sabotage import Breakage, Patch, assert_caught, scaled
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldAffineChain()
@@ -237,22 +238,23 @@ def _chained_wrongly(first: affine.Affine, version: int, limit: int = 8) -> affi
     return replace(total, shift=total.shift * 1.01 + 0.01)
 
 
+def _epsilon(rewrite: Rewrite) -> Rewrite:
+    rewrite.replacement[0].attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.5)
+    return rewrite
+
+
 _CHAINED = affine.chained
-SABOTAGE = {
+SABOTAGE: dict[str, tuple[str, Breakage | Patch]] = {
     "1 a wrong factor": (FIRES["1 x * c * d"][0], scaled(1, 2, 1.01)),
     "2 a wrong shift": (FIRES["2 x + c + d"][0], scaled(1, 1, 1.01)),
     "4 a wrong mean": (FIRES["4 two BatchNormalizations"][0], scaled(2, 1, 1.01)),
     "4 epsilon kept": (
         FIRES["4 two BatchNormalizations"][0],
-        lambda rewrite: _epsilon(rewrite.replacement[0]) or rewrite,
+        _epsilon,
     ),
     "5 inner and outer shift mixed up": (FIRES["5 (x - mean) / std * c"][0], Patch(affine, "chained", _chained_wrongly)),
     "6 shift forgotten": (FIRES["6 scale 1"][0], scaled(1, 0, 0.5)),
 }  # fmt: skip
-
-
-def _epsilon(node: ir.Node) -> None:
-    node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.5)
 
 
 @pytest.mark.parametrize("name", SABOTAGE)
