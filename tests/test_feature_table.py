@@ -714,13 +714,9 @@ NOT_YET: set[str] = {
     "L2Norm",
     "GroupNorm, opset 21",
     "attention, opset 23",
-    "parallel Convs of one input",
-    "parallel Gemms of one input",
-    "parallel MatMuls of one input",
     "QKV projections",
     "Focus slices to SpaceToDepth",
     "Conv 1x1 to Gemm",
-    "Q after DQ of the same scale",
     "Q of a stored weight",
 }
 
