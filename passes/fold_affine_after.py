@@ -14,9 +14,9 @@ ConvTranspose, Gemm or MatMul with constant weights (``affine_layers``). Between
 A MatMul takes the scale alone; a shift stays behind it as an Add (6).
 
 Not folded: a value between is read elsewhere or is an output of the graph (7), weights are not constant, as those from
-DequantizeLinear (8), the map varies along other axes than the layer's channels, or enlarges its result (9), shared large
-weights (10), overflow of the element type (11), integers (12), an Add behind a MatMul: it has no bias (13), maps that
-round on purpose: x + c - c with large c (14).
+DequantizeLinear (8), the map varies along other axes than the layer's channels, or enlarges its result (9), shared
+large weights (10), overflow of the element type (11), integers (12), an Add behind a MatMul: it has no bias (13), maps
+that round on purpose: x + c - c with large c (14).
 Exact up to float rounding; computed in float64.
 """
 
@@ -68,12 +68,9 @@ class FoldAffineAfter:
         output = node.outputs[0]
         plan = _Plan(state)
         value = plan.absorb(output, node, UNCHANGED)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            return Skip(node.name or "", value) if plan.found_layer else None
-        if not _fewer(plan):
-            return None
+        if value is None or isinstance(value, str) or not _fewer(plan):
+            affine.discard(plan.made)
+            return Skip(node.name or "", value) if isinstance(value, str) and plan.found_layer else None
         plan.made[-1].outputs[0].type = output.type
         return Rewrite(tuple(plan.nodes), tuple(plan.made), ((output, value),))
 
@@ -201,7 +198,8 @@ class _Plan:
         if array is None or not is_float(array.dtype) or stored_twice(value) or not array.size:
             return None
         with np.errstate(all="ignore"):
-            result = affine.stored(array.astype(np.float64) * _along(map_.scale, map_) + _along(map_.shift, map_), array.dtype)
+            moved = array.astype(np.float64) * _along(map_.scale, map_) + _along(map_.shift, map_)
+            result = affine.stored(moved, array.dtype)
         if result is None or result.shape != array.shape:
             return None
         return constant_value(f"{value.name}/mapped", result)
