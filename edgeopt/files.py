@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from edgeopt import saving
 from edgeopt.errors import ModelError, UsageError, root_cause
-from edgeopt.graph import Names, graphs
+from edgeopt.graph import Names, captured_values, graphs, has_subgraph
 from edgeopt.protos import check_tensors, densify, external_locations, lost_in_ir
 from edgeopt.runtime import external_folder
 from edgeopt.skeleton import skeleton, skeleton_of
@@ -55,6 +55,7 @@ class Loaded:
         untouchable: Why the IR cannot carry all of it; rewriting verbs then return ``original``.
         original: The bytes as given, kept only for an untouchable model.
         as_given: Whether ``model`` is what was read; False once dims were fixed.
+        light: The message without its large weights, while ``model`` has the same nodes in the same order.
     """
 
     model: ir.Model
@@ -66,6 +67,7 @@ class Loaded:
     untouchable: str | None = None
     original: bytes | None = field(default=None, repr=False)
     as_given: bool = True
+    light: onnx.ModelProto | None = field(default=None, repr=False)
 
     def verbatim(self) -> bytes | None:
         """The model file's bytes, for a result that changes nothing; None if the file alone is not the model.
@@ -219,15 +221,17 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None, folder: Path | None, 
     if model.ir_version < 4:
         repairs.append(_lift_ir_version(model))
     repairs += _repair(model, where)
+    light = skeleton_of(proto) if not repairs else None
     return Loaded(
         model,
         path,
         digest,
         file_bytes,
         tuple(repairs),
-        checker_error(model if repairs else proto),
+        checker_error(light or model),
         untouchable,
         given.whole() if untouchable else None,
+        light=light,
     )
 
 
@@ -258,13 +262,13 @@ def _repair(model: ir.Model, where: str) -> list[str]:
     names = Names(model)
     seen: set[str] = set()
     unnamed = 0
-    orders = {graph: list(graph) for graph in graphs(model)}  # sorting a graph sorts its bodies too
-    for graph, order in orders.items():
-        try:
-            graph.sort()
-        except ValueError as error:
-            raise ModelError(f"graph {graph.name!r} has a cycle", where=where) from error
-        if order != list(graph):
+    for graph in graphs(model):
+        order = list(graph)
+        if _sorted(order):
+            pass
+        elif (problem := _sort(graph)) is not None:
+            raise ModelError(f"graph {graph.name!r} has a cycle", where=where) from problem
+        else:
             repairs.append(f"nodes of graph {graph.name!r} sorted topologically")
         for node in graph:
             if not node.name or node.name in seen:
@@ -276,10 +280,30 @@ def _repair(model: ir.Model, where: str) -> list[str]:
     return repairs
 
 
+def _sorted(nodes: Sequence[ir.Node]) -> bool:
+    """Whether each node of one graph comes after all that it and its bodies read."""
+    waiting = set(nodes)
+    for node in nodes:
+        read = [*node.inputs, *captured_values(node)] if has_subgraph(node) else node.inputs
+        if any(v is not None and v.producer() in waiting for v in read):
+            return False
+        waiting.discard(node)
+    return True
+
+
+def _sort(graph: ir.Graph) -> ValueError | None:
+    """Sort it and its bodies, in place; the error if there is a cycle."""
+    try:
+        graph.sort()
+    except ValueError as error:
+        return error
+    return None
+
+
 def checker_error(model: ir.Model | onnx.ModelProto) -> str | None:
     """What the ONNX checker says against the model (weights left out), or None."""
     try:
-        onnx.checker.check_model(skeleton(model) if isinstance(model, ir.Model) else skeleton_of(model))
+        onnx.checker.check_model(skeleton(model) if isinstance(model, ir.Model) else model)
     except Exception as error:  # noqa: BLE001 -- the checker's and the serializer's errors have no common base
         return root_cause(error)
     return None

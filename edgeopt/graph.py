@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.tensors import Array as Array
-from edgeopt.tensors import PlainTensor
+from edgeopt.tensors import plain_tensor
 
 Dims = tuple[int | str | None, ...]
 
@@ -177,8 +177,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 def constant_value(name: str, array: Array) -> ir.Value:
     """A value that holds this array, typed and shaped, not yet in any graph."""
-    plain = array.dtype.kind in "fiub" and array.dtype.isnative  # ml_dtypes' types are of kind V
-    tensor = PlainTensor(array) if plain else ir.Tensor(array)  # ir.tensor makes the same, slowly
+    tensor = plain_tensor(array)
     return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
 
 

@@ -14,7 +14,6 @@ from edgeopt.latency import Latency
 from edgeopt.memory import Memory
 from edgeopt.ops import Count, count
 from edgeopt.oracle import PassReport
-from edgeopt.runtime import external_folder, inline_bytes
 
 SCHEMA = 1
 
@@ -60,9 +59,9 @@ def size_part(model: ir.Model, file_bytes: int | None = None, counted: Count | N
 
 def saved_bytes(model: ir.Model) -> int:
     """Bytes that saving the model would write, external data included."""
-    if external_folder(model) is None and inline_bytes(model) <= runtime.INLINE_LIMIT_BYTES:
-        return saving.message_size(model)
-    return count(model).weight_bytes + saving.message_size(model)
+    if runtime.fits_message(model):
+        return saving.made(model).size
+    return count(model).weight_bytes + saving.made(model).size
 
 
 def measured_part(latency: Latency | None, memory: Memory | None, score: Any | None) -> dict[str, Any]:

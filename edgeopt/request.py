@@ -38,7 +38,7 @@ def open_model(model: Any, input_shape: Shapes | None) -> Loaded:
     if len(wanted) < len(pairs):
         twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
         raise UsageError("given twice", where=f"--input-shape {twice}")
-    return replace(loaded, model=shapes.fix_dims(loaded.model.clone(), wanted), as_given=False)
+    return replace(loaded, model=shapes.fix_dims(loaded.model.clone(), wanted), as_given=False, light=None)
 
 
 def host_device(name: str | Path) -> Device:

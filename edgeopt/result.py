@@ -11,7 +11,9 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt import saving
+from edgeopt.collecting import without_collecting
 from edgeopt.files import Loaded
+from edgeopt.message import Message
 from edgeopt.recipe import Recipe
 
 
@@ -27,12 +29,19 @@ class Result:
         unchanged: Nothing was done to the model: saving writes the bytes that were given, where they are known.
     """
 
-    model: ir.Model
+    _model: ir.Model
     report: dict[str, Any]
     exit_code: int = 0
     recipe: Recipe | None = None
     unchanged: bool = False
     _loaded: Loaded | None = field(default=None, repr=False)
+    _message: Message | None = field(default=None, repr=False)
+
+    @property
+    def model(self) -> ir.Model:
+        """The model itself, not a copy."""
+        self._message = None  # it may be changed from here on
+        return self._model
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
@@ -42,6 +51,7 @@ class Result:
             return onnx.load_from_string(data)
         return saving.to_proto(self.model)
 
+    @without_collecting
     def save(self, path: str | Path) -> None:
         """Write the model atomically.
 
@@ -54,7 +64,7 @@ class Result:
             saving.check_output(Path(path), inputs=[source])
             saving.write_atomically(Path(path), data)
         else:
-            saving.save(self.model, Path(path), inputs=[source])
+            saving.save(self._model, Path(path), inputs=[source], message=self._message)
 
     def _verbatim(self) -> bytes | None:
         return self._loaded.verbatim() if self._loaded is not None and self.unchanged else None

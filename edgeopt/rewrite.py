@@ -78,6 +78,7 @@ EVERYWHERE = Pays(True, "fewer operations, multiplications or bytes on any runti
 Answer = Rewrite | Skip | None
 ORIGIN_KEY = "edgeopt.origin"  # in a node's metadata: the rule that made it, and the nodes it was made of
 _MOST_ORIGINS = 8
+NOTHING = object()  # what ``Rule.prepare`` returns where no node needs to be looked at
 CLEAN_UP = "*"  # stands where a node's name would: the rule as a whole, or its clean-up
 
 
@@ -100,7 +101,7 @@ class Rule(Protocol):
     def pays(self) -> Pays: ...  # noqa: D102
 
     def prepare(self, model: ir.Model) -> Any:
-        """Whatever ``match`` wants to know of the whole model; None if nothing."""
+        """Whatever ``match`` wants to know of the whole model; ``NOTHING`` if it would find nothing anywhere."""
 
     def match(self, node: ir.Node, state: Any) -> Answer:
         """What to do at this node."""
@@ -194,11 +195,13 @@ def apply(
         cases: Record what was rewritten, for the oracle.
         workspace: Of this model, if several rules run on it.
     """
-    state = rule.prepare(model)
     workspace = workspace or Workspace(model)
     result = Applied()
     skips: dict[str, Skip] = {}
     queue: deque[ir.Node] = deque(workspace.nodes(rule.ops))
+    state = rule.prepare(model) if queue else NOTHING
+    if state is NOTHING:
+        queue.clear()
     queued: set[ir.Node] = set(queue)
 
     def enqueue(nodes: Iterable[ir.Node | None]) -> None:

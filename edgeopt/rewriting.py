@@ -45,7 +45,7 @@ from edgeopt.request import (
     untouched,
 )
 from edgeopt.result import Exported, Result
-from edgeopt.runtime import Session
+from edgeopt.runtime import Session, fits_message
 from edgeopt.simplifier import simplify as simplify_model
 
 _MEASURE_S = 3.0
@@ -106,7 +106,7 @@ def simplify(
         check = oracle if verify else Oracle(loaded.model, seed=seed)
         start, found = run_onnxsim(start, check)
         foreign.append(found)
-    typed = shapes.infer(start.clone())
+    typed = shapes.infer(start.clone(), light=loaded.light if start is loaded.model else None)
     before = size_part(typed if start is loaded.model else loaded.model, loaded.file_bytes)
     done = simplify_model(start, oracle, checker_clean=loaded.checker_error is None, typed=typed, progress=progress)
     passes = foreign + done.passes
@@ -123,7 +123,8 @@ def simplify(
     if not verify:
         warnings.append("the rewrites were not verified (--no-verify)")
     report = head(loaded)
-    after = size_part(result, counted=counted) if changed else dict(before)
+    message = saving.made(result) if changed and fits_message(result) else None
+    after = size_part(result, message.size if message else None, counted) if changed else dict(before)
     speedup = None
     if target is not None and changed:
         report["device"] = device_part(target.name, threads)
@@ -137,7 +138,7 @@ def simplify(
             warnings.append(
                 f"the original is kept: simplified it ran {ratio.median:.2f} times as fast on {target.name}"
             )
-            result, after, changed = loaded.model.clone(), dict(before), False
+            result, message, after, changed = loaded.model.clone(), None, dict(before), False
         else:
             after |= timed_after
             speedup = ratio.median
@@ -151,7 +152,7 @@ def simplify(
         "verdict": "ok" if changed else "unchanged",
         "warnings": warnings,
     }
-    return Result(result, report, unchanged=not changed, _loaded=loaded)
+    return Result(result, report, unchanged=not changed, _loaded=loaded, _message=message)
 
 
 def quantize(
@@ -326,7 +327,7 @@ def export(
         report["warnings"] = warnings
     if format == "onnx":
         report.setdefault("check", {"compared": f"nothing: the model is at opset {opset}"})
-        return Exported(model, None, report | {"file_bytes": saving.message_size(model)}, loaded.path)
+        return Exported(model, None, report | {"file_bytes": saving.made(model).size}, loaded.path)
     progress("writing the .ort format")
     data = exporters.to_ort(model, seed=seed)
     report.setdefault("check", {"compared": "the reloaded file with the model, on random inputs"})

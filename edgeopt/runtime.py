@@ -64,6 +64,11 @@ def inline_bytes(model: ir.Model) -> int:
     return sum(t.nbytes for t in stored_tensors(model) if not isinstance(t, ir.ExternalTensor))
 
 
+def fits_message(model: ir.Model) -> bool:
+    """Whether all of the model goes into one message: no weights in other files, and not too many."""
+    return external_folder(model) is None and inline_bytes(model) <= INLINE_LIMIT_BYTES
+
+
 class Session:
     """An onnxruntime session over a model, with a time-out on each run.
 

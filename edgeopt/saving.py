@@ -115,14 +115,14 @@ def message_bytes(model: onnx.ModelProto | ir.Model) -> bytes:
         return Message(model).tobytes() if isinstance(model, ir.Model) else model.SerializeToString(deterministic=True)
 
 
-def message_size(model: ir.Model) -> int:
-    """Bytes that ``message_bytes`` would have.
+def made(model: ir.Model) -> Message:
+    """The model's message.
 
     Raises:
         ModelError: it does not fit.
     """
     with _fitting():
-        return Message(model).size
+        return Message(model)
 
 
 @contextlib.contextmanager
@@ -139,8 +139,16 @@ def _fitting() -> Iterator[None]:
         ) from error
 
 
-def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> list[Path]:
+def save(
+    model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = (), message: Message | None = None
+) -> list[Path]:
     """Save atomically; beside it ``NAME.data`` where the weights do not fit into one message or were external.
+
+    Args:
+        model: Not changed.
+        path: Of the model file.
+        inputs: Files that must not be overwritten.
+        message: Of this model, if it was made already.
 
     Returns:
         The files written. Both are complete before either takes its place, the model last.
@@ -152,8 +160,7 @@ def save(model: ir.Model, path: Path, *, inputs: Sequence[Path | None] = ()) -> 
     check_output(path, inputs=inputs)
     external = any(isinstance(t, ir.ExternalTensor) for t in stored_tensors(model))
     if not external and inline_bytes(model) <= INLINE_LIMIT_BYTES:
-        with _fitting():
-            message = Message(model)
+        message = message or made(model)
         with atomic(path) as temporary, temporary.open("wb") as file:
             message.write(file)
         return [path]

@@ -17,16 +17,16 @@ _MISLED_OPSET = 10
 _UNKNOWN = "edgeopt.unknown"  # a domain without operators
 
 
-def infer(model: ir.Model, *, outputs: bool = False) -> ir.Model:
+def infer(model: ir.Model, *, outputs: bool = False, light: onnx.ModelProto | None = None) -> ir.Model:
     """Add the dims and types that ONNX's own inference finds, in place; symbolic dimensions are kept.
 
     What it cannot infer (unknown domains, contradictions) stays as it was: missing shapes cost precision of
     reports, never correctness. Graph inputs and outputs are the user's: they keep what they state, unless
     ``outputs`` asks for theirs too. (onnx_ir's own pass replaces stated dims, and gives sequences the type of a
-    tensor.)
+    tensor.)  ``light`` is the model's ``skeleton``, if it is known already.
     """
     try:
-        proto = _inferred(skeleton(model))
+        proto = _inferred(light or skeleton(model))
     except Exception:  # noqa: BLE001 -- inference is best effort, and its errors have no common base
         return model
     for graph, inferred in _pairs(model.graph, proto.graph):
@@ -55,7 +55,9 @@ def _inferred(message: onnx.ModelProto) -> onnx.ModelProto:
     proto = onnx.shape_inference.infer_shapes(message, check_type=False, data_prop=True)
     if not any(o.domain in STANDARD_DOMAINS and o.version == _MISLED_OPSET for o in message.opset_import):
         return proto
-    misled = False
+    misled, original = False, message
+    message = onnx.ModelProto()
+    message.CopyFrom(original)
     for given, found in zip(all_graphs(message.graph), all_graphs(proto.graph), strict=True):
         types = {v.name: v for v in found.value_info}
         for node in given.node:

@@ -7,10 +7,12 @@ message of the whole model stays in memory. Here dims and size are kept, and the
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -20,20 +22,43 @@ from edgeopt.wire import Piece, take_apart
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _BLOCK_BYTES = 1 << 20
+_PLAIN = {
+    int(kind): np.dtype(kind.numpy()).newbyteorder("<")
+    for kind in (
+        ir.DataType.FLOAT,
+        ir.DataType.DOUBLE,
+        ir.DataType.FLOAT16,
+        ir.DataType.INT8,
+        ir.DataType.INT16,
+        ir.DataType.INT32,
+        ir.DataType.INT64,
+        ir.DataType.UINT8,
+        ir.DataType.UINT16,
+        ir.DataType.UINT32,
+        ir.DataType.UINT64,
+        ir.DataType.BOOL,
+    )
+}
 
 
-class PlainTensor(ir.Tensor[Any]):
-    """An array that knows its size.
+PLAIN_TYPES = frozenset(_PLAIN)
+"""Element types (``TensorProto.DataType``) that numpy has, a byte or more per element."""
+_KINDS = {dtype: ir.DataType(kind) for kind, dtype in _PLAIN.items()}
 
-    Args:
-        array: Of a type that numpy itself has, in the machine's byte order; never written to.
-        name: Of the tensor.
-        doc_string: Of the tensor.
-    """
 
-    def __init__(self, array: Array, name: str | None = None, doc_string: str | None = None) -> None:
-        super().__init__(array, name=name, doc_string=doc_string)
-        self._size, self._nbytes = array.size, array.nbytes
+class _Held(ir.TensorProtocol):
+    """What both kinds share: dims, type and size, known from the start."""
+
+    __slots__ = ("_nbytes", "_shape", "_size", "doc_string", "dtype", "meta", "metadata_props", "name", "raw")
+
+    def __init__(
+        self, raw: Any, dtype: ir.DataType, size: int, nbytes: int, name: str | None, doc_string: str | None
+    ) -> None:
+        self.raw, self.dtype, self._size, self._nbytes = raw, dtype, size, nbytes
+        self.name, self.doc_string = name, doc_string
+        self.metadata_props: dict[str, str] = {}
+        self.meta: dict[str, Any] = {}
+        self._shape: ir.Shape | None = None
 
     @property
     def size(self) -> int:
@@ -45,9 +70,53 @@ class PlainTensor(ir.Tensor[Any]):
         """Number of bytes."""
         return self._nbytes
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def __dlpack__(self, *, stream: Any = ...) -> Any:
+        return self.numpy().__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.numpy().__dlpack_device__()
+
     def tofile(self, file: Any) -> None:
         """Write the data to an open file (numpy's own ``tofile`` says nothing when the disk is full)."""
         file.write(self.tobytes())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}<{self.dtype},{self.shape}>({self.name!r})"
+
+
+class PlainTensor(_Held):
+    """An array.
+
+    Args:
+        array: Of a type in ``PLAIN_TYPES``; never written to.
+        name: Of the tensor.
+        doc_string: Of the tensor.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, array: Array, name: str | None = None, doc_string: str | None = None) -> None:
+        super().__init__(array, _KINDS[array.dtype], array.size, array.nbytes, name, doc_string)
+
+    @property
+    def shape(self) -> ir.Shape:  # type: ignore[override]  # the protocol has an attribute, which is only read
+        """Dims."""
+        if self._shape is None:
+            self._shape = ir.Shape(self.raw.shape, frozen=True)
+        return self._shape
+
+    def numpy(self) -> Array:
+        """The array itself."""
+        array: Array = self.raw
+        return array
+
+    def tobytes(self) -> bytes:
+        """The data, little-endian."""
+        array: Array = self.raw
+        return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 class SourceFile:
@@ -58,11 +127,12 @@ class SourceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO = path.open("rb")
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
         self._state = self._now()
 
     def _now(self) -> tuple[int, int]:
-        found = os.fstat(self._file.fileno())
+        found = os.fstat(self._file)
         return found.st_size, found.st_mtime_ns
 
     @property
@@ -79,7 +149,7 @@ class SourceFile:
 
     def take_apart(self) -> tuple[bytes, dict[str, Piece]]:
         """The message without the data of its large initializers, and where that lies (``wire.take_apart``)."""
-        return take_apart(self._file.fileno(), PLAIN_TYPES)
+        return take_apart(self._file, PLAIN_TYPES)
 
     def read(self, piece: Piece) -> bytearray:
         """The bytes there.
@@ -90,7 +160,7 @@ class SourceFile:
         data = bytearray(piece.length)
         view, done = memoryview(data), 0
         while done < piece.length:
-            found = os.preadv(self._file.fileno(), [view[done:]], piece.offset + done)
+            found = os.preadv(self._file, [view[done:]], piece.offset + done)
             if found == 0:
                 break
             done += found
@@ -99,7 +169,7 @@ class SourceFile:
         return data
 
 
-class FileTensor(ir.TensorProtocol):
+class FileTensor(_Held):
     """A tensor whose data stays in the model file; each look reads it anew, and nothing is kept.
 
     Args:
@@ -111,6 +181,8 @@ class FileTensor(ir.TensorProtocol):
         doc_string: Of the tensor.
     """
 
+    __slots__ = ("_dims", "_source")
+
     def __init__(
         self,
         source: SourceFile,
@@ -120,46 +192,24 @@ class FileTensor(ir.TensorProtocol):
         name: str | None = None,
         doc_string: str | None = None,
     ) -> None:
-        self._source, self._piece = source, piece
-        self.dtype, self.shape = dtype, ir.Shape(shape, frozen=True)
-        self.name, self.doc_string = name, doc_string
-        self.raw = piece
-        self.metadata_props: dict[str, str] = {}
-        self.meta: dict[str, Any] = {}
+        super().__init__(piece, dtype, math.prod(shape), piece.length, name, doc_string)
+        self._source = source
+        self._dims = shape
 
     @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self._piece.length // self.dtype.numpy().itemsize
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes."""
-        return self._piece.length
+    def shape(self) -> ir.Shape:  # type: ignore[override]  # as above
+        """Dims."""
+        if self._shape is None:
+            self._shape = ir.Shape(self._dims, frozen=True)
+        return self._shape
 
     def numpy(self) -> Array:
         """The data, an array of its own."""
-        return np.frombuffer(self._source.read(self._piece), self.dtype.numpy()).reshape(self.shape.numpy())
+        return np.frombuffer(self._source.read(self.raw), _PLAIN[int(self.dtype)]).reshape(self._dims)
 
     def tobytes(self) -> bytes:
         """The data, little-endian."""
-        return bytes(self._source.read(self._piece))
-
-    def tofile(self, file: Any) -> None:
-        """Write the data to an open file."""
-        file.write(self._source.read(self._piece))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self.numpy() if dtype is None else self.numpy().astype(dtype)
-
-    def __dlpack__(self, *, stream: Any = ...) -> Any:
-        return self.numpy().__dlpack__()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.numpy().__dlpack_device__()
-
-    def __repr__(self) -> str:
-        return f"FileTensor<{self.dtype},{self.shape}>({self.name!r})"
+        return bytes(self._source.read(self.raw))
 
 
 def hold(model: ir.Model, source: SourceFile | None, apart: Mapping[str, Piece]) -> None:
@@ -185,24 +235,6 @@ def hold(model: ir.Model, source: SourceFile | None, apart: Mapping[str, Piece])
             value.const_value = PlainTensor(np.frombuffer(message.raw_data, dtype).reshape(dims), name, doc)
 
 
-_PLAIN = {
-    int(kind): np.dtype(kind.numpy()).newbyteorder("<")
-    for kind in (
-        ir.DataType.FLOAT,
-        ir.DataType.DOUBLE,
-        ir.DataType.FLOAT16,
-        ir.DataType.INT8,
-        ir.DataType.INT16,
-        ir.DataType.INT32,
-        ir.DataType.INT64,
-        ir.DataType.UINT8,
-        ir.DataType.UINT16,
-        ir.DataType.UINT32,
-        ir.DataType.UINT64,
-        ir.DataType.BOOL,
-    )
-}
-
-
-PLAIN_TYPES = frozenset(_PLAIN)
-"""Element types (``TensorProto.DataType``) that numpy has, a byte or more per element."""
+def plain_tensor(array: Array) -> ir.TensorProtocol:
+    """A tensor that holds the array (``ir.tensor`` makes the like, slowly)."""
+    return PlainTensor(array) if array.dtype in _KINDS else ir.Tensor(array)

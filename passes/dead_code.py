@@ -38,14 +38,14 @@ class DeadCode:
         """Case 2."""
         removed = 0
         for graph in graphs(model):
-            annotated = _annotated(graph)
-            for name, value in list(graph.initializers.items()):
-                if (
-                    name not in annotated
-                    and not value.uses()
-                    and not value.is_graph_output()
-                    and not value.is_graph_input()
-                ):
+            unread = [
+                name
+                for name, value in graph.initializers.items()
+                if not value.uses() and not value.is_graph_output() and not value.is_graph_input()
+            ]
+            annotated = _annotated(graph) if unread else set()
+            for name in unread:
+                if name not in annotated:
                     del graph.initializers[name]
                     removed += 1
         return removed

@@ -42,11 +42,12 @@ class DedupeInitializers:
     def finish(self, model: ir.Model) -> int:
         """Make the readers of each copy read the first one; the copies go."""
         outer: dict[ir.Graph, ir.Graph] = {}
-        for graph in graphs(model):
+        found = list(graphs(model))
+        for graph in found if len(found) > 1 else ():
             for node in graph:
                 outer.update((body, graph) for body in bodies(node))
         alike: dict[Hashable, list[ir.Value]] = {}
-        for graph in graphs(model):
+        for graph in found:
             for value in graph.initializers.values():
                 if _comparable(value):
                     alike.setdefault(_look(value.const_value), []).append(value)
@@ -72,9 +73,11 @@ def _bytes(tensor: ir.TensorProtocol) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _look(tensor: ir.TensorProtocol | None) -> Hashable:
     """Cheap to compute, equal for equal tensors."""
     assert tensor is not None  # asked for before
+    shape = tuple(tensor.shape.numpy())
+    if tensor.nbytes <= 2 * _END_BYTES:
+        return tensor.dtype, shape, tensor.tobytes()
     content = _bytes(tensor)
-    ends = content[:_END_BYTES].tobytes() + content[-_END_BYTES:].tobytes()
-    return tensor.dtype, tuple(tensor.shape.numpy()), ends
+    return tensor.dtype, shape, content[:_END_BYTES].tobytes() + content[-_END_BYTES:].tobytes()
 
 
 def _merge(values: list[ir.Value], outer: dict[ir.Graph, ir.Graph]) -> int:

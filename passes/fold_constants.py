@@ -36,7 +36,7 @@ from edgeopt.graph import (
     weight_tensors,
 )
 from edgeopt.ops import is_random
-from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
+from edgeopt.rewrite import EVERYWHERE, NOTHING, Answer, Rewrite, Skip
 from edgeopt.runtime import Level, Session, as_array
 from edgeopt.shapes import infer
 
@@ -67,14 +67,15 @@ class _Constants:
 
 def _foldable(node: ir.Node, known: Collection[ir.Value]) -> bool:
     """Cases 1 to 5 but for the budget."""
+    measured = node.op_type in ("Shape", "Size")
+    used = [] if measured else [v for v in node.inputs if v is not None]
+    if not measured and not (used and all(v in known or constant_tensor(v) is not None for v in used)):
+        return False  # first, as it is so for most nodes
     if node.domain not in STANDARD_DOMAINS or node.op_type in _KEPT or has_subgraph(node) or not node.outputs:
         return False
     if is_random(node) or any(a.is_ref() for a in node.attributes.values()):
         return False
-    if node.op_type in ("Shape", "Size"):
-        return shape_value(node) is not None
-    used = [v for v in node.inputs if v is not None]
-    return bool(used) and all(v in known or constant_tensor(v) is not None for v in used)
+    return not measured or shape_value(node) is not None
 
 
 def _evaluate(nodes: Sequence[ir.Node], model: ir.Model, values: dict[ir.Value, Array]) -> None:
@@ -173,14 +174,16 @@ class FoldConstants:
     ops = None
     pays = EVERYWHERE
 
-    def prepare(self, model: ir.Model) -> _Constants:
+    def prepare(self, model: ir.Model) -> Any:
         """Find the constant part of each graph and compute it, all of it in one onnxruntime session if it fits."""
         state = _Constants(model)
-        state.growth_left += int(_GROWTH_SHARE * sum(t.nbytes for t in weight_tensors(model).values()))
         order, state.skips = _plan(model)
         if state.skips:  # what was folded in the last round may tell the sizes now
             infer(model)
             order, state.skips = _plan(model)
+        if not order and not state.skips:
+            return NOTHING
+        state.growth_left += int(_GROWTH_SHARE * sum(t.nbytes for t in weight_tensors(model).values()))
         state.late = _rounded_late(order)
         order = [n for n in order if n not in state.late]
         try:

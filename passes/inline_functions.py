@@ -24,7 +24,7 @@ import onnx_ir as ir
 from edgeopt.graph import STANDARD_DOMAINS, graphs
 from edgeopt.ops import is_random
 from edgeopt.passes.copies import Copier, rewrite
-from edgeopt.rewrite import EVERYWHERE, Answer, Skip
+from edgeopt.rewrite import EVERYWHERE, NOTHING, Answer, Skip
 
 _MOST_NODES = 20_000  # of one call, all that it calls included
 _Key = tuple[str, str, str]
@@ -45,8 +45,10 @@ class InlineFunctions:
     ops = None
     pays = EVERYWHERE
 
-    def prepare(self, model: ir.Model) -> _Functions:
+    def prepare(self, model: ir.Model) -> Any:
         """Which functions can be taken apart."""
+        if not model.functions:
+            return NOTHING
         state = _Functions(dict(model.functions))
         sizes: dict[_Key, int] = {}
         for key in state.known:
@@ -58,6 +60,8 @@ class InlineFunctions:
 
     def finish(self, model: ir.Model) -> int:
         """Case 4."""
+        if not model.functions:
+            return 0
         called: set[_Key] = set()
         waiting = [n for g in graphs(model) for n in g]
         while waiting:

@@ -102,6 +102,8 @@ class MergeParallelLayers:
         source = input_or_none(node, 0) if is_op(node, *_LAYERS) else None
         if source is None or len(source.uses()) < 2:
             return None
+        if sum(u.idx == 0 and u.node.op_type == node.op_type for u in source.uses()) < 2:
+            return None
         key = _layer_key(node)
         if key is None:
             return None

@@ -108,7 +108,8 @@ def run(proto: onnx.ModelProto, feed: Mapping[str, Array], level: Any) -> dict[s
     options.graph_optimization_level = level
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    data = proto.SerializeToString()
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(feed)), strict=True))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.random_graphs.builder import LARGEST, Builder, Value
-from tests.random_graphs.general import affine, batch_norm, reduced, sliced, shape_reshape, unary
+from tests.random_graphs.general import affine, batch_norm, reduced, shape_reshape, sliced, unary
 from tests.random_graphs.layers import gemm
 
 

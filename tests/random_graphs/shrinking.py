@@ -89,5 +89,3 @@ def wrong(model: onnx.ModelProto) -> list[str]:
     found = pipeline.problems(model, done) + pipeline.differences(model, after, pipeline.feeds(model))
     before, now = len(pipeline.all_nodes(model)), len(pipeline.all_nodes(after))
     return found + ([f"{before} nodes became {now}"] if now > before else [])
-
-
