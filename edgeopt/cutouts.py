@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx.reference
@@ -25,7 +24,7 @@ import onnx_ir as ir
 from edgeopt.errors import ModelError
 from edgeopt.feeds import random_array
 from edgeopt.graph import STANDARD_DOMAINS, Array, dims_of, dtype_of, shapes_with
-from edgeopt.parity import channel_errors, channel_shares, exact_bound, float_channel_errors, is_float
+from edgeopt.parity import channel_errors, channel_shares, exact_bound, float_channel_errors, is_float, rounding
 from edgeopt.protos import rename_bodies
 from edgeopt.rewrite import Case
 from edgeopt.runtime import Level, Session, as_array
@@ -270,7 +269,9 @@ def _noise_as_run(old: Array, j: int, case: Case, feed: Mapping[str, Array], mod
     rng = np.random.default_rng(0)
     found: list[list[Array]] = []
     for _ in range(_NOISE_DRAWS):
-        constants = {n: ir.Tensor(_moved(np.asarray(t.numpy()), rng), dtype=t.dtype) for n, t in case.constants.items()}
+        constants: dict[str, ir.TensorProtocol] = {
+            n: ir.Tensor(_moved(np.asarray(t.numpy()), rng), dtype=t.dtype) for n, t in case.constants.items()
+        }
         moved = replace(case, constants=constants)
         try:
             pairs = _run_chunk([moved], [[{n: _moved(a, rng) for n, a in feed.items()}]], model)[0][0]
@@ -285,7 +286,7 @@ def _moved(array: Array, rng: np.random.Generator) -> Array:
     if not is_float(array.dtype):
         return array
     wide = array.astype(np.float64)
-    step = float(ml_dtypes.finfo(array.dtype).eps)
+    step = rounding(array.dtype)
     return np.asarray(wide * (1 + rng.uniform(-step, step, wide.shape))).astype(array.dtype)
 
 
@@ -326,7 +327,7 @@ def _reference(
             return array
         wide = array.astype(np.float64)
         if rng is not None:
-            wide = wide * (1 + rng.uniform(-0.5, 0.5, wide.shape) * float(ml_dtypes.finfo(array.dtype).eps))
+            wide = wide * (1 + rng.uniform(-0.5, 0.5, wide.shape) * rounding(array.dtype))
         return np.asarray(wide)
 
     values = {n: widened(np.asarray(t.numpy())) for n, t in case.constants.items()}

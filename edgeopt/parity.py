@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from edgeopt.errors import ModelError
@@ -182,6 +183,11 @@ def probabilities(scores: Array) -> Array:
 def exact_bound(dtype: np.dtype[Any]) -> float:
     """Error that an exact rewrite may have, as a share of the output's scale; 0 for types without rounding."""
     return _EXACT_BOUND.get(dtype.name, 0.0)
+
+
+def rounding(dtype: np.dtype[Any]) -> float:
+    """The step from 1 to the next number of a floating-point type."""
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]  # ml_dtypes does not type it
 
 
 def channel_errors(reference: Array, other: Array, *, by_element: bool = False) -> tuple[float, float]:

@@ -65,7 +65,7 @@ class Builder:
     @property
     def double(self) -> bool:
         """Of float64, for which onnxruntime has few kernels."""
-        return self.dtype.name == "float64"
+        return bool(self.dtype.name == "float64")
 
     # Parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -27,7 +28,7 @@ def dim(b: Builder, x: Value, axis: int) -> str:
 
 
 def unsqueezed(b: Builder, name: str) -> str:
-    up = {"axes": [0]} if b.opset < 13 else {}
+    up: dict[str, Any] = {"axes": [0]} if b.opset < 13 else {}
     return b.raw("Unsqueeze", [name] if up else [name, b.ints(0)], **up)[0]
 
 
@@ -134,7 +135,7 @@ def embedding(b: Builder, x: Value) -> Value:
 
 
 def unsqueezed_last(b: Builder, name: str) -> str:
-    up = {"axes": [2]} if b.opset < 13 else {}
+    up: dict[str, Any] = {"axes": [2]} if b.opset < 13 else {}
     return b.raw("Unsqueeze", [name] if up else [name, b.ints(2)], **up)[0]
 
 

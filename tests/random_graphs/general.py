@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -113,7 +114,7 @@ def softmax(b: Builder, x: Value) -> Value:
 
 def unsqueeze_squeeze(b: Builder, x: Value) -> Value:
     axis = int(b.rng.integers(0, x.rank + 1))
-    up = {"axes": [axis]} if b.opset < 13 else {}
+    up: dict[str, Any] = {"axes": [axis]} if b.opset < 13 else {}
     name = b.raw("Unsqueeze", [x.name] if up else [x.name, b.ints(axis)], **up)[0]
     if b.chance(0.3):
         name = b.raw("Relu", [name])[0]
@@ -150,7 +151,7 @@ def shape_reshape(b: Builder, x: Value) -> Value:
     """A Reshape to dims that are computed from the shape: [batch, -1]."""
     shape = b.raw("Shape", [x.name])[0]
     batch = b.raw("Gather", [shape, b.store(np.array(0, np.int64))], axis=0)[0]
-    up = {"axes": [0]} if b.opset < 13 else {}
+    up: dict[str, Any] = {"axes": [0]} if b.opset < 13 else {}
     batch = b.raw("Unsqueeze", [batch] if up else [batch, b.ints(0)], **up)[0]
     target = b.raw("Concat", [batch, b.ints(-1)], axis=0)[0]
     return b.op("Reshape", [x, target], x.with_inner(math.prod(x.inner)))
