@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from edgeopt.exporting import export
 from edgeopt.optimizing import demo, optimize
 from edgeopt.reading import compare, inspect, profile
 from edgeopt.result import Exported, Result
-from edgeopt.rewriting import export, quantize, simplify
+from edgeopt.rewriting import quantize, simplify
 
 __all__ = ["Exported", "Result", "compare", "demo", "export", "inspect", "optimize", "profile", "quantize", "simplify"]

@@ -91,7 +91,7 @@ def _simplify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--with", dest="with_", action="append", default=[], choices=["onnxsim"], help="run a foreign simplifier first"
     )
-    sub.add_argument("--device", help="keep the original where the result is slower there (host)")
+    sub.add_argument("--device", help="leave out what does not pay there; on host, by measuring")
     sub.add_argument("--opset", type=int, help="convert to this ONNX opset, up or down (default: keep)")
     _shapes(sub)
     _run(sub)

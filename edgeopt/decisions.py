@@ -14,7 +14,7 @@ ORIGINAL, FLOAT, LAYOUT, INT8, MIXED = "original", "float", "layout", "int8", "m
 AUTO = "auto"  # ranges in the way that leaves the least noise at the outputs; an option, never a decision
 CHOICES = (ORIGINAL, FLOAT, LAYOUT, INT8, MIXED)
 _NUMBERED = re.compile(rf"{MIXED}(-[1-9]\d*)?")  # mixed, mixed-2, …: the gentler ones
-_NAMES = ("keep_float", "depth_to_space", "absorb_split", "pad_channels")
+_NAMES = ("keep_float", "depth_to_space", "absorb_split", "pad_channels", "without_passes")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Decisions:
         absorb_split: The same.
         pad_channels: The same.
         channel_block: What channels were padded to a multiple of; 0 if nothing was padded.
+        without_passes: Exact passes that were left out, as they do not pay on the target.
     """
 
     choice: str
@@ -41,6 +42,7 @@ class Decisions:
     absorb_split: tuple[str, ...] = ()
     pad_channels: tuple[str, ...] = ()
     channel_block: int = 0
+    without_passes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -76,7 +78,7 @@ def problems(table: Mapping[str, Any], where: str) -> list[str]:
     for key in _NAMES:
         names = table.get(key, [])
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            found.append(f"{where}.{key}: expected a list of node names, found {names!r}")
+            found.append(f"{where}.{key}: expected a list of names, found {names!r}")
     if not isinstance(table.get("bias_correction", False), bool):
         found.append(f"{where}.bias_correction: expected true or false, found {table['bias_correction']!r}")
     block = table.get("channel_block", 0)

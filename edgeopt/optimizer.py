@@ -24,10 +24,12 @@ from edgeopt.making import Maker
 from edgeopt.memory import Memory
 from edgeopt.oracle import Oracle
 from edgeopt.outcome import Explanation
+from edgeopt.pass_choice import choose, told, without
 from edgeopt.progress import Progress, counting
 from edgeopt.proposals import Proposal, Proposals
 from edgeopt.quant import Scheme
 from edgeopt.report import saved_bytes
+from edgeopt.rewrite import Rule
 from edgeopt.runtime import Session
 from edgeopt.simplifier import Simplified, simplify
 
@@ -61,6 +63,7 @@ class Optimizer:
         threads: For onnxruntime.
         seed: Of random inputs.
         block: Channels that the runtime's layout takes together.
+        target: The device's name.
         replayed: Decisions to replay instead of measuring.
         finish: Puts the metadata into a model that is about to be shipped.
         save: Called with each model that is safe to ship, better ones later.
@@ -82,6 +85,7 @@ class Optimizer:
         threads: int = 1,
         seed: int = 0,
         replayed: Decisions | None = None,
+        target: str = "host",
         finish: Callable[[ir.Model, str], ir.Model],
         save: Callable[[ir.Model], None],
         progress: Progress,
@@ -89,10 +93,11 @@ class Optimizer:
         self._loaded, self._calib, self._evaluation = loaded, calib, evaluation
         self._scheme, self._budget, self._effort = scheme, budget, effort
         self._ranges, self._keep_float, self._threads, self._seed = ranges, keep_float, threads, seed
-        self._block, self._replayed = block, replayed
+        self._block, self._replayed, self._target = block, replayed, target
         self._finish, self._save, self._progress = finish, save, progress
         self._warnings: list[str] = []
         self._not_confirmed: set[str] = set()
+        self._without: tuple[str, ...] = ()
 
     def run(self) -> Outcome:
         """Do all of it.
@@ -107,7 +112,7 @@ class Optimizer:
         original.memory = self._memory(original, first[0])  # also the probe: a crash ends that process, not this one
         original.file_bytes = self._loaded.file_bytes
         oracle = Oracle(self._loaded.model, first, seed=self._seed)
-        simplified, exact = self._simplified(oracle)
+        simplified, exact = self._simplified(oracle, first[0])
         maker = self._maker(simplified, oracle)
         proposals = self._proposals(maker) if self._replayed is None else None
         proposed = proposals.first() if proposals is not None else []
@@ -126,6 +131,9 @@ class Optimizer:
         self._warn_of_missing_scores(candidates)
         solution = self._choose(candidates, original, first[0])
         shipped = next(c for c in candidates if c.choice == solution.levers[0].choice)
+        for candidate in candidates:
+            if candidate is not original:
+                candidate.decisions = replace(candidate.decisions, without_passes=self._without)
         explanation = Explanation(
             candidates,
             shipped,
@@ -195,9 +203,26 @@ class Optimizer:
                 return True
         return False
 
-    def _simplified(self, oracle: Oracle) -> tuple[Simplified, Candidate]:
+    def _simplified(self, oracle: Oracle, feed: Mapping[str, Array]) -> tuple[Simplified, Candidate]:
         clean = self._loaded.checker_error is None
-        result = simplify(self._loaded.model, oracle, checker_clean=clean, progress=self._progress)
+
+        def make(pipeline: Sequence[Rule]) -> Simplified:
+            return simplify(self._loaded.model, oracle, pipeline=pipeline, checker_clean=clean, progress=self._progress)
+
+        if self._replayed is not None:
+            self._without = self._replayed.without_passes
+            result = make(without(self._without))
+            told(result, dict.fromkeys(self._without, "left out by the recipe's decision"))
+        else:
+            result, self._without = choose(
+                make,
+                feed,
+                target=self._target,
+                threads=self._threads,
+                seed=self._seed,
+                budget_s=self._effort.measure_s,
+                progress=self._progress,
+            )
         self._warnings += result.warnings
         exact = self._finish(shapes.as_stated(result.model, self._loaded.model), FLOAT)
         self._save(exact)  # from here on, stopping leaves a valid model behind

@@ -160,6 +160,7 @@ def optimize(
             seed=asked["seed"],
             block=channel_block(),
             replayed=replayed.decisions,
+            target=target.name,
             finish=finisher(loaded, "optimize"),
             save=folder.save_model if folder is not None else lambda _: None,
             progress=progress,

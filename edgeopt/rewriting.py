@@ -1,4 +1,4 @@
-"""The verbs that make one model of another: simplify, quantize, export.
+"""The verbs that make one model of another: simplify and quantize.
 
 Parameters that all verbs share: ``model`` is a path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model`` and is never
 mutated; ``input_shape`` fixes dynamic dimensions, as ``{"name": (1, 3, 224, 224)}`` or ``["name=1,3,224,224"]``;
@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 
-from edgeopt import conversions, exporters, files, latency, saving, shapes
+from edgeopt import conversions, latency, origins, saving, shapes
+from edgeopt import device as devices
 from edgeopt.calibration import open_dataset
 from edgeopt.calibration.statistics import check_range
 from edgeopt.collecting import without_collecting
@@ -30,6 +31,8 @@ from edgeopt.latency import Ratio
 from edgeopt.onnxsim_pass import run_onnxsim
 from edgeopt.ops import Count, count
 from edgeopt.oracle import Oracle, PassReport
+from edgeopt.pass_choice import choose, doubtful, told, without
+from edgeopt.passes import EXACT
 from edgeopt.progress import Progress, silent
 from edgeopt.quantizer import quantize as quantize_model
 from edgeopt.report import device_part, head, measured_part, passes_part, ratios_part, size_part
@@ -39,13 +42,14 @@ from edgeopt.request import (
     check_seed,
     check_threads,
     finisher,
-    host_device,
     open_model,
     scheme_of,
     untouched,
 )
-from edgeopt.result import Exported, Result
+from edgeopt.result import Result
+from edgeopt.rewrite import Rule
 from edgeopt.runtime import Session, fits_message
+from edgeopt.simplifier import Simplified
 from edgeopt.simplifier import simplify as simplify_model
 
 _MEASURE_S = 3.0
@@ -73,7 +77,9 @@ def simplify(
         explain: List every rewritten node in the report.
         verify: Check each rewrite against the original; without it, rewrites are trusted.
         with_: Foreign simplifiers to run first: ``onnxsim``.
-        device: Decide by measuring there (this machine: ``host``); without it nothing is measured.
+        device: What the result must pay on. This machine (``host``): each pass that pays on some targets only is
+            measured, and the original is kept if it is faster. Another: such passes are left out. Without a device
+            all passes are applied, and nothing is measured.
         opset: Convert to this version of the standard operator set: up before the passes, down after them.
         input_shape: See the module.
         threads: See the module.
@@ -90,7 +96,7 @@ def simplify(
     unknown = set(with_) - {"onnxsim"}
     if unknown:
         raise UsageError(f"expected onnxsim, found {', '.join(sorted(unknown))}", where="--with")
-    target = host_device(device) if device is not None else None
+    target = devices.load(device) if device is not None else None
     loaded = open_model(model, input_shape)
     if loaded.untouchable:
         return untouched(loaded)
@@ -106,9 +112,23 @@ def simplify(
         check = oracle if verify else Oracle(loaded.model, seed=seed)
         start, found = run_onnxsim(start, check)
         foreign.append(found)
-    typed = shapes.infer(start.clone(), light=loaded.light if start is loaded.model else None)
-    before = size_part(typed if start is loaded.model else loaded.model, loaded.file_bytes)
-    done = simplify_model(start, oracle, checker_clean=loaded.checker_error is None, typed=typed, progress=progress)
+    typed = [shapes.infer(start.clone(), light=loaded.light if start is loaded.model else None)]
+    before = size_part(typed[0] if start is loaded.model else loaded.model, loaded.file_bytes)
+    clean = loaded.checker_error is None
+
+    def make(pipeline: Sequence[Rule]) -> Simplified:
+        spare = typed.pop() if typed else None
+        return simplify_model(start, oracle, pipeline=pipeline, checker_clean=clean, typed=spare, progress=progress)
+
+    feed: Mapping[str, Array] = {}
+    if target is None:
+        done = make(EXACT)
+    elif target.kind == "host":
+        feed = runnable_feed(Session(loaded.model, threads=threads), input_specs(loaded.model), seed)
+        done, _ = choose(make, feed, target=target.name, threads=threads, seed=seed, progress=progress)
+    else:
+        done = make(without(doubtful()))
+        told(done, dict.fromkeys(doubtful(), f"left out: it pays on some targets only, and {target.name} is not here"))
     passes = foreign + done.passes
     result = done.model
     counted: Count | None = count(result)  # while the types are there
@@ -124,12 +144,14 @@ def simplify(
         warnings.append("the rewrites were not verified (--no-verify)")
     report = head(loaded)
     message = saving.made(result) if changed and fits_message(result) else None
+    if message is not None and fits_message(loaded.model):
+        message, grown = origins.fit(result, message, loaded.file_bytes)
+        warnings += grown
     after = size_part(result, message.size if message else None, counted) if changed else dict(before)
     speedup = None
-    if target is not None and changed:
+    if target is not None and target.kind == "host" and changed:
         report["device"] = device_part(target.name, threads)
         progress("measuring latency")
-        feed = runnable_feed(Session(loaded.model, threads=threads), input_specs(loaded.model), seed)
         timed_before, timed_after, ratio = _compared(loaded.model, result, feed, threads, seed, _MEASURE_S)
         before |= timed_before
         if ratio.slower and converted:
@@ -247,88 +269,3 @@ def _compared(
     times = latency.measure(sessions, feed, budget_s=budget_s, rng_seed=seed)
     ratio = latency.ratio(times["before"].samples_ms, times["after"].samples_ms)
     return measured_part(times["before"], None, None), measured_part(times["after"], None, None), ratio
-
-
-def export(
-    source: Any,
-    *,
-    example_inputs: Any = None,
-    format: Literal["onnx", "ort"] = "onnx",
-    opset: int | None = None,
-    precision: Literal["fp32", "fp16"] = "fp32",
-    keep_float: Sequence[str] = (),
-    input_shape: Shapes | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Exported:
-    """A torch module to ONNX, or an ONNX model to ``.ort``, another opset or float16.
-
-    The result is run beside the source.
-
-    Args:
-        source: ``module:callable`` whose call returns a ``torch.nn.Module`` and example inputs, or such a module
-            itself; or an ONNX model (see the module).
-        example_inputs: Of a module given itself: a tensor, a tuple or a dict of tensors.
-        format: ``onnx`` or ``ort``.
-        opset: The ONNX opset, of an exported module (the exporter's default if missing) or of a model, which is
-            converted to it up or down.
-        precision: ``fp16`` converts to float16 what can be; inputs and outputs stay as they are.
-        keep_float: Names of nodes, or operator types, that stay float32 in ``fp16``.
-        input_shape: See the module; ONNX sources only.
-        seed: See the module.
-        progress: See the module.
-
-    Raises:
-        CheckError: the result computes something else than the source.
-    """
-    if format not in ("onnx", "ort"):
-        raise UsageError(f"expected onnx or ort, found {format!r}", where="--format")
-    if precision not in conversions.PRECISIONS:
-        raise UsageError(f"expected fp32 or fp16, found {precision!r}", where="--precision")
-    if keep_float and precision != "fp16":
-        raise UsageError("only with --precision fp16", where="--keep-float")
-    check_seed(seed)
-    check: dict[str, Any] = {}
-    module, inputs = source, example_inputs
-    if isinstance(source, str) and not Path(source).exists() and ":" in source:
-        module, inputs = exporters.resolve_torch(source)
-    if module is not source or inputs is not None:
-        progress("exporting from torch")
-        model, made = exporters.from_torch(module, inputs, opset=opset, seed=seed)
-        check = made.as_json()
-        loaded = files.load(model)
-    else:
-        loaded = open_model(source, input_shape)
-        if format == "onnx" and opset is None and precision == "fp32":
-            raise UsageError(
-                "the source is ONNX already",
-                where="--format",
-                hint="name the output .ort, or ask for another --opset or --precision",
-            )
-    model, warnings = loaded.model, list[str]()
-    if module is source and inputs is None and opset is not None and opset != opset_of(model):
-        progress(f"converting to opset {opset}")
-        done = conversions.to_opset(loaded, model, opset, seed=seed)
-        model, check = done.model, done.check
-    if precision == "fp16":
-        progress("converting to float16")
-        done = conversions.to_half(loaded, model, keep_float, seed=seed)
-        model, check, warnings = (
-            done.model,
-            check | done.check if "exporter" not in check else done.check,
-            done.warnings,
-        )
-    if model is not loaded.model:
-        finisher(loaded, "export")(model, precision)
-    report = head(loaded) | {"format": format}
-    if check:
-        report["check"] = check
-    if warnings:
-        report["warnings"] = warnings
-    if format == "onnx":
-        report.setdefault("check", {"compared": f"nothing: the model is at opset {opset}"})
-        return Exported(model, None, report | {"file_bytes": saving.made(model).size}, loaded.path)
-    progress("writing the .ort format")
-    data = exporters.to_ort(model, seed=seed)
-    report.setdefault("check", {"compared": "the reloaded file with the model, on random inputs"})
-    return Exported(model, data, report | {"file_bytes": len(data)}, loaded.path)

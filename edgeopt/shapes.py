@@ -55,10 +55,9 @@ def _inferred(message: onnx.ModelProto) -> onnx.ModelProto:
     proto = onnx.shape_inference.infer_shapes(message, check_type=False, data_prop=True)
     if not any(o.domain in STANDARD_DOMAINS and o.version == _MISLED_OPSET for o in message.opset_import):
         return proto
-    misled, original = False, message
-    message = onnx.ModelProto()
-    message.CopyFrom(original)
-    for given, found in zip(all_graphs(message.graph), all_graphs(proto.graph), strict=True):
+    misled, mended = False, onnx.ModelProto()
+    mended.CopyFrom(message)
+    for given, found in zip(all_graphs(mended.graph), all_graphs(proto.graph), strict=True):
         types = {v.name: v for v in found.value_info}
         for node in given.node:
             value = types.get(node.output[0]) if node.op_type == "Slice" and node.domain in STANDARD_DOMAINS else None
@@ -75,8 +74,8 @@ def _inferred(message: onnx.ModelProto) -> onnx.ModelProto:
             given.value_info.append(value)
     if not misled:
         return proto
-    message.opset_import.add(domain=_UNKNOWN, version=1)
-    return onnx.shape_inference.infer_shapes(message, check_type=False, data_prop=True)
+    mended.opset_import.add(domain=_UNKNOWN, version=1)
+    return onnx.shape_inference.infer_shapes(mended, check_type=False, data_prop=True)
 
 
 def _read(message: onnx.ValueInfoProto) -> tuple[ir.TypeProtocol | None, ir.Shape | None]:

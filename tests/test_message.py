@@ -86,7 +86,7 @@ def conv_net(layers: int, channels: int) -> onnx.ModelProto:
             onnx.helper.make_node("Relu", [f"n{k}"], [f"r{k}"]),
         ]
         x = f"r{k}"
-    shape = ["N", channels, 8, 8]
+    shape: list[str | int | None] = ["N", channels, 8, 8]
     ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in ("x", x)]
     tensors = [onnx.numpy_helper.from_array(a, n) for n, a in weights]
     graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
