@@ -328,10 +328,11 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
     for node in rewrite.nodes:
         if not any(o.uses() or o.is_graph_output() for o in node.outputs):
             _remove(node)
+    free = {n.name: n for n in rewrite.nodes if n.graph is None}
     for node in rewrite.replacement:  # what takes a place takes its name: reports and anchors stay readable
-        if any(n.graph is None and n.name == wanted[node] for n in rewrite.nodes):
+        taken = free.pop(wanted[node], None)  # only one of those that ask for it
+        if taken is not None:
             node.name = wanted[node]
-            taken = next(n for n in rewrite.nodes if n.graph is None and n.name == wanted[node])
             for key, text in taken.metadata_props.items():
                 node.metadata_props.setdefault(key, text)
     for old, new in rewrite.outputs:
