@@ -24,7 +24,7 @@ import onnx_ir as ir
 from edgeopt.errors import ModelError
 from edgeopt.feeds import random_array
 from edgeopt.graph import STANDARD_DOMAINS, Array, dims_of, dtype_of, shapes_with
-from edgeopt.parity import channel_errors, channel_shares, exact_bound, float_channel_errors, is_float, rounding
+from edgeopt.parity import channel_errors, channel_shares, exact_bound, float_channel_errors, is_float, machine_epsilon
 from edgeopt.protos import rename_bodies
 from edgeopt.rewrite import Case
 from edgeopt.runtime import Level, Session, as_array
@@ -286,7 +286,7 @@ def _moved(array: Array, rng: np.random.Generator) -> Array:
     if not is_float(array.dtype):
         return array
     wide = array.astype(np.float64)
-    step = rounding(array.dtype)
+    step = machine_epsilon(array.dtype)
     return np.asarray(wide * (1 + rng.uniform(-step, step, wide.shape))).astype(array.dtype)
 
 
@@ -333,7 +333,7 @@ def _reference(
             return array
         wide = array.astype(np.float64)
         if rng is not None:
-            wide = wide * (1 + rng.uniform(-0.5, 0.5, wide.shape) * rounding(array.dtype))
+            wide = wide * (1 + rng.uniform(-0.5, 0.5, wide.shape) * machine_epsilon(array.dtype))
         return np.asarray(wide)
 
     values = {n: widened(np.asarray(t.numpy())) for n, t in case.constants.items()}

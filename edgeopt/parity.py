@@ -185,11 +185,6 @@ def exact_bound(dtype: np.dtype[Any]) -> float:
     return _EXACT_BOUND.get(dtype.name, 0.0)
 
 
-def rounding(dtype: np.dtype[Any]) -> float:
-    """The step from 1 to the next number of a floating-point type."""
-    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]  # ml_dtypes does not type it
-
-
 def channel_errors(reference: Array, other: Array, *, by_element: bool = False) -> tuple[float, float]:
     """Largest error, absolute and as a share of the scale of the channel it is in.
 
@@ -205,6 +200,11 @@ def channel_errors(reference: Array, other: Array, *, by_element: bool = False) 
     if not is_float(reference.dtype):
         return (0.0, 0.0) if np.array_equal(reference, other) else (math.inf, math.inf)
     return float_channel_errors(reference.astype(np.float64), other.astype(np.float64), by_element=by_element)
+
+
+def machine_epsilon(dtype: np.dtype[Any]) -> float:
+    """The distance from 1 to the next number of a floating-point type, those that numpy lacks included."""
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -238,7 +238,7 @@ def apply(
         if cases:
             new_names = (new.name or "" for _, new in answer.outputs)
             result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
-        gone = tuple(n.name or "" for n in answer.nodes if n.graph is None or n is node)
+        gone = tuple(n.name or "" for n in answer.nodes if n.graph is None) or (anchor,)
         result.hits.append(Hit(anchor, gone, tuple(n.name or "" for n in answer.replacement)))
         enqueue(answer.replacement)
         enqueue(n for n in neighbours if n.graph is not None)

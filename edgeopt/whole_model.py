@@ -20,7 +20,7 @@ import onnx_ir as ir
 from edgeopt.errors import ModelError
 from edgeopt.feeds import runnable_feed
 from edgeopt.graph import Array, input_specs, stored_tensors, weight_tensors
-from edgeopt.parity import channel_errors, exact_bound, is_float, rounding
+from edgeopt.parity import channel_errors, exact_bound, is_float, machine_epsilon
 from edgeopt.runtime import Level, Session, as_array
 
 _NOISE_FACTOR = 4.0
@@ -206,7 +206,7 @@ def _with_moved_weights(model: ir.Model, rng: np.random.Generator) -> ir.Model:
     for value in result.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and is_float((array := np.asarray(tensor.numpy())).dtype) and tensor.size:
-            step = rounding(array.dtype) / 2
+            step = machine_epsilon(array.dtype) / 2
             moved = array.astype(np.float64) * (1 + rng.uniform(-step, step, array.shape))
             value.const_value = ir.Tensor(moved.astype(array.dtype), dtype=tensor.dtype, name=tensor.name)
     return result

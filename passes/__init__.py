@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 from edgeopt.passes.canonicalize import Canonicalize
+from edgeopt.passes.common_subexpressions import CommonSubexpressions
 from edgeopt.passes.constants_to_initializers import ConstantsToInitializers
 from edgeopt.passes.dead_code import DeadCode
 from edgeopt.passes.dedupe_initializers import DedupeInitializers
 from edgeopt.passes.einsum import WriteEinsum
+from edgeopt.passes.fold_affine_after import FoldAffineAfter
+from edgeopt.passes.fold_affine_before import FoldAffineBefore
+from edgeopt.passes.fold_affine_chain import FoldAffineChain
 from edgeopt.passes.fold_batchnorm import FoldBatchnorm
 from edgeopt.passes.fold_casts import FoldCasts
+from edgeopt.passes.fold_clips import FoldClips
 from edgeopt.passes.fold_concat import FoldConcat
 from edgeopt.passes.fold_constants import FoldConstants
 from edgeopt.passes.fold_expand import FoldExpand
@@ -48,10 +53,12 @@ EXACT: tuple[Rule, ...] = (
     ResolveSequences(),  # what unrolled loops collected in sequences
     WriteEinsum(),  # the MatMul that it is can be merged with others
     ConstantsToInitializers(),  # one kind of constant from here on
-    DedupeInitializers(),  # equal inputs become one value, which the next but one compares
+    DedupeInitializers(),  # equal inputs become one value, which the next compares
+    CommonSubexpressions(),  # before the folds that stop where a value has two readers
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     Canonicalize(),  # one form of each thing for the folds to look for
     FoldCasts(),  # before the folds that stop at a Cast
+    FoldClips(),  # a chain of clamps hides what could be merged with a layer
     FoldConcat(),  # hands operands on to the readers
     FoldGathers(),  # makes Slices of neighbours, which the next merges
     FoldSlices(),  # gives Splits, which the Concats of the next round undo
@@ -60,6 +67,8 @@ EXACT: tuple[Rule, ...] = (
     ReduceToPool(),  # a pool can take a Pad over
     FoldPad(),  # needs constant pads and a direct reader
     FoldBatchnorm(),  # needs constant statistics and a direct producer
+    FoldAffineAfter(),  # all other maps behind a layer, also with nodes in between
+    FoldAffineBefore(),  # what no layer before takes in, the layers behind may
     FoldTransposePairs(),  # the plain pairs; what it leaves is a region's business
     SinkTransposes(),  # after what hides readers and producers is gone
     FoldReshapes(),  # Transposes that became views join the chains of views
@@ -67,6 +76,7 @@ EXACT: tuple[Rule, ...] = (
     FoldExpand(),  # needs the sizes that the folds of views state
     FoldTransposeGemm(),  # needs a constant weight
     MergeConvSum(),  # after the normalizations of the branches are folded
+    FoldAffineChain(),  # what no layer has taken in; a normalization in a sum is a Conv's business
     MergeLinearChain(),  # a sum of branches may have been between two layers
     SpaceDepth(),  # after a Pad in front of the Conv is gone
     MergeParallelLayers(),  # what is left beside each other

@@ -123,7 +123,7 @@ def _sqrt(node: ir.Node, value: Array) -> Answer:
     dims = dims_of(source) if source is not None else None
     if value.size != 1 or float(value.reshape(-1)[0]) != 0.5 or dims is None or value.ndim > len(dims):
         return None
-    if source is None or source.dtype not in _FLOATS or not non_negative(source):
+    if source is None or source.dtype not in _FLOATS or non_negative(source) is None:
         return None
     return by_node((node,), "Sqrt", [source])
 
@@ -131,9 +131,9 @@ def _sqrt(node: ir.Node, value: Array) -> Answer:
 def _twice(node: ir.Node) -> Rewrite | None:
     """Case 5."""
     inner = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if inner is None or not is_op(inner, node.op_type) or inner.inputs[0] is None:
+    if inner is None or not is_op(inner, node.op_type) or inner.graph is not node.graph or inner.inputs[0] is None:
         return None
-    return by_value((node, inner) if inner.graph is node.graph else (node,), inner.inputs[0])
+    return by_value((node, inner), inner.inputs[0])
 
 
 def _trimmed(node: ir.Node) -> Rewrite | None:

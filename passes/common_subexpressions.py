@@ -54,10 +54,10 @@ class CommonSubexpressions:
     def prepare(self, model: ir.Model) -> _Seen:
         """The order of the nodes: a value can only be used after it was computed."""
         state = _Seen(opset(model))
-        for graph in graphs(model):
-            for node in graph:
-                state.order[node] = len(state.order)
-                state.holders.update(dict.fromkeys(bodies(node), node))
+        found = list(graphs(model))
+        state.order = {node: k for k, node in enumerate(node for graph in found for node in graph)}
+        if len(found) > 1:
+            state.holders = {body: node for node in state.order for body in bodies(node)}
         return state
 
     def finish(self, model: ir.Model) -> int:
@@ -66,14 +66,17 @@ class CommonSubexpressions:
 
     def match(self, node: ir.Node, state: Any) -> Answer:
         """Read the twin's outputs in place of this node's."""
-        if not _comparable(node, state.version):
-            return None
+        if any(v is not None and len(v.uses()) < 2 for v in node.inputs) or not _comparable(node, state.version):
+            return None  # a twin would read the same values; once it does, the driver asks again
         key = _key(node, state.version)
         graph, place = node.graph, node
         while graph is not None:
             twin = state.known.get((graph, key))
             if twin is not None and twin is not node and _usable(twin, place, graph, key, state):
                 return _rewrite(node, twin)
+            if twin is not None and twin is not node and place is node and _usable(node, twin, graph, key, state):
+                state.known[graph, key] = node
+                return _rewrite(twin, node)  # the twin came to be one while this node waited
             holder = state.holders.get(graph)
             graph, place = (holder.graph, holder) if holder is not None else (None, place)
         state.known[node.graph, key] = node
@@ -102,7 +105,7 @@ def _rewrite(node: ir.Node, twin: ir.Node) -> Rewrite | None:
         if k >= len(twin.outputs) or twin.outputs[k].name == "":
             return None
         pairs.append((value, twin.outputs[k]))
-    return Rewrite((node,), (), tuple(pairs)) if pairs else None
+    return Rewrite((node, twin), (), tuple(pairs)) if pairs else None  # the twin stays, and the check sees both
 
 
 def _key(node: ir.Node, version: int) -> Hashable:

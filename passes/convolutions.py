@@ -130,7 +130,7 @@ def placed(conv: Convolution, base: Convolution) -> Array | None:
     result = np.zeros((*source.shape[:2], *base.kernel))
     for old in itertools.product(*(range(k) for k in conv.kernel)):
         new = tuple(t[j] for t, j in zip(taps, old, strict=True))
-        result[(slice(None), slice(None), *new)] = source[(slice(None), slice(None), *old)]
+        result.T[new[::-1]] = source.T[old[::-1]]  # the kernel's axes are the last
     return result
 
 

@@ -85,7 +85,7 @@ def _merge(values: list[ir.Value], outer: dict[ir.Graph, ir.Graph]) -> int:
     removed = 0
     for value in values:  # those of outer graphs come first
         assert value.const_value is not None  # asked for before
-        digest = hashlib.blake2b(memoryview(_bytes(value.const_value)), digest_size=20).digest()
+        digest = hashlib.blake2b(_bytes(value.const_value).data, digest_size=20).digest()
         graph: ir.Graph | None = value.graph if isinstance(value.graph, ir.Graph) else None
         home = graph
         while graph is not None and (graph, digest) not in first:

@@ -33,8 +33,12 @@ from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 _CLAMPS = ("Relu", "Clip", "Min", "Max")
 _WHOLE = ("Ceil", "Floor", "Round")
-_FLOATS = {ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16, ir.DataType.DOUBLE: np.float64}
-_INTEGERS = {ir.DataType.INT32: np.int32, ir.DataType.INT64: np.int64}
+_FLOATS: dict[ir.DataType, type[np.floating[Any]]] = {
+    ir.DataType.FLOAT: np.float32,
+    ir.DataType.FLOAT16: np.float16,
+    ir.DataType.DOUBLE: np.float64,
+}
+_INTEGERS: dict[ir.DataType, type[np.signedinteger[Any]]] = {ir.DataType.INT32: np.int32, ir.DataType.INT64: np.int64}
 Interval = tuple[float, float]
 
 
@@ -59,18 +63,17 @@ class FoldClips:
             return None
         if node.op_type in (*_WHOLE, "Abs", "Sign"):
             return _repeated(node)
-        if node.op_type == "Relu" and non_negative(node.inputs[0]):
-            return by_value((node,), node.inputs[0]) if node.inputs[0] is not None else None
+        if node.op_type == "Relu" and (sure := _superfluous(node)) is not None:
+            return sure
         outer = clamp(node, state)
         if outer is None or isinstance(outer, str):
             return _named(node, outer)
         source, interval = outer
         inner = source.producer()
-        before = clamp(inner, state) if inner is not None and inner.graph is node.graph else None
-        if inner is not None and isinstance(before, str):
-            return _named(node, f"{inner.op_type} {inner.name!r} before it {before}")
-        if before is None or inner is None:
+        if inner is None or inner.graph is not node.graph or (before := clamp(inner, state)) is None:
             return _relu(node, source, interval)
+        if isinstance(before, str):
+            return _named(node, f"{inner.op_type} {inner.name!r} before it {before}")
         if not private(inner.outputs[0], node):
             return _relu(node, source, interval) or Skip(
                 node.name or "",
@@ -86,8 +89,10 @@ def _named(node: ir.Node, reason: str | None) -> Skip | None:
 
 
 def _limits(dtype: ir.DataType) -> Interval:
-    info = np.finfo(_FLOATS[dtype]) if dtype in _FLOATS else np.iinfo(_INTEGERS[dtype])
-    return info.min.item() if dtype in _FLOATS else info.min, info.max.item() if dtype in _FLOATS else info.max
+    if dtype in _FLOATS:
+        info = np.finfo(_FLOATS[dtype])
+        return float(info.min), float(info.max)
+    return int(np.iinfo(_INTEGERS[dtype]).min), int(np.iinfo(_INTEGERS[dtype]).max)
 
 
 def clamp(node: ir.Node, version: int) -> tuple[ir.Value, Interval] | str | None:
@@ -116,7 +121,8 @@ def clamp(node: ir.Node, version: int) -> tuple[ir.Value, Interval] | str | None
         source, number = node.inputs[1 - k], _number(node.inputs[k])
         if number is None or number != number or source is None:
             continue
-        dims, other = dims_of(source), dims_of(node.inputs[k]) if node.inputs[k] is not None else None
+        given_number = node.inputs[k]
+        dims, other = dims_of(source), dims_of(given_number) if given_number is not None else None
         if dims is None or other is None or len(other) > len(dims):
             return "may enlarge its operand"
         return source, ((number, above) if node.op_type == "Max" else (below, number))
@@ -136,9 +142,13 @@ def _after(first: Interval, second: Interval) -> Interval:
     return max(first[0], second[0]), min(first[1], second[1])
 
 
+def _is_relu(interval: Interval) -> bool:
+    return interval[0] == 0 and interval[1] == np.inf
+
+
 def _relu(node: ir.Node, source: ir.Value, interval: Interval) -> Rewrite | None:
     """Case 2."""
-    if node.op_type == "Max" and interval == (0, np.inf):
+    if node.op_type == "Max" and _is_relu(interval):
         return by_node((node,), "Relu", [source])
     return None
 
@@ -154,7 +164,7 @@ def _written(node: ir.Node, inner: ir.Node, source: ir.Value, interval: Interval
     def number(name: str, bound: float) -> ir.Value:
         return constant_value(f"{base}/{name}", np.array(bound, kind))
 
-    if dtype in _FLOATS and interval == (0, np.inf):
+    if dtype in _FLOATS and _is_relu(interval):
         return by_node((node, inner), "Relu", [source])
     if dtype in _FLOATS and high == np.inf:
         return by_node((node, inner), "Max", [source, number("min", low)]) if version >= 8 else None
@@ -180,11 +190,19 @@ def _repeated(node: ir.Node) -> Rewrite | None:
     if value is None or inner is None:
         return None
     same = node.op_type == inner.op_type or {node.op_type, inner.op_type} <= set(_WHOLE)
+    if inner.graph is not node.graph:
+        return None
     if is_op(inner, *_WHOLE, "Abs", "Sign") and same:
-        return by_value((node,), value)
-    if node.op_type == "Abs":
-        if non_negative(value):
-            return by_value((node,), value)
-        if is_op(inner, "Neg") and inner.graph is node.graph:
-            return by_node((node, inner), "Abs", [inner.inputs[0]])
-    return None
+        return by_value((node, inner), value)
+    if node.op_type != "Abs":
+        return None
+    return by_node((node, inner), "Abs", [inner.inputs[0]]) if is_op(inner, "Neg") else _superfluous(node)
+
+
+def _superfluous(node: ir.Node) -> Rewrite | None:
+    """Case 3; the nodes that tell the sign stay, and the check sees them."""
+    value = node.inputs[0]
+    evidence = non_negative(value)
+    if value is None or evidence is None or any(n.graph is not node.graph for n in evidence):
+        return None
+    return by_value((node, *evidence), value)

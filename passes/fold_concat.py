@@ -95,13 +95,14 @@ def _without_splits(
         if (
             split is not None
             and is_op(split, "Split")
+            and split.graph is node.graph
             and version >= 2
             and split.inputs[0] is not None
             and axis_of(attribute(split, "axis", 0), split.inputs[0]) == axis
             and operands[k : k + whole] == list(split.outputs)
         ):
             result.append(split.inputs[0])
-            if split.graph is node.graph and split not in removed:
+            if split not in removed:
                 removed.append(split)
             k += whole
         else:

@@ -8,8 +8,8 @@
 4. Axes in front that x lacks: broadcasting adds them too
 
 Not folded: another operand alone does not have the shape of the result, or a size is not known; equal symbols are equal
-sizes (5); the Expand repeats rather than broadcasts (6); the value lies in another graph (7); opset below 7 or 8, where operators do
-not broadcast (8). The Expand stays for readers that need it. Exact: the same operation on the same numbers.
+sizes (5); the Expand repeats rather than broadcasts (6); the value lies in another graph (7); opset below 7 or 8, where
+operators do not broadcast (8). The Expand stays for readers that need it. Exact: the same operation and numbers.
 """
 
 from __future__ import annotations

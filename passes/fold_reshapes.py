@@ -14,8 +14,8 @@ the last one matter.
 
 Not folded: the inner view is read elsewhere or is an output (7; it is in case 1), lies in another graph (8), more than
 one size of the result is not known (9), a dimension is 0 (10), the shape is calculated (11; cases 4 and 5), allowzero
-with a 0 in the shape (12), opset below 5 (13). Canonical: a chain ends as Squeeze or Unsqueeze (2) or Reshape (4 to 6); a view
-alone keeps its form. Exact: no number changes.
+with a 0 in the shape (12), opset below 5 (13). Canonical: a chain ends as Squeeze or Unsqueeze (2) or Reshape (4 to
+6); a view alone keeps its form. Exact: no number changes.
 """
 
 from __future__ import annotations

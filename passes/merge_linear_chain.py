@@ -231,12 +231,12 @@ def _read_matrix(node: ir.Node, add: ir.Node | None) -> _Matrix | str:
         if given is not None:
             if found is None or (found.size > 1 and found.shape not in ((shape[1],), (1, shape[1]))) or found.ndim > 2:
                 return f"the bias of {node.name!r} is not a constant vector"
-            bias = found.astype(np.float64).reshape(-1) * attribute(node, "beta", 1.0)
-            bias = bias[0] if bias.size == 1 else bias
+            summand = found.astype(np.float64).reshape(-1) * attribute(node, "beta", 1.0)
+            bias = summand[0] if summand.size == 1 else summand
     if add is not None:
         number = next(a for v in add.inputs if (a := constant(v)) is not None)
-        bias = number.astype(np.float64).reshape(-1)
-        bias = bias[0] if bias.size == 1 else bias
+        summand = number.astype(np.float64).reshape(-1)
+        bias = summand[0] if summand.size == 1 else summand
     if not (np.isfinite(w).all() and np.isfinite(bias).all()):
         return f"weights of {node.name!r} are infinite or NaN"
     return _Matrix((node,) if add is None else (add, node), source, w, bias, weight.dtype)

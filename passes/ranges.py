@@ -21,44 +21,46 @@ _MOST_NODES = 16  # looked at before the answer is "unknown"
 _MOST_BYTES = 4096  # of a constant that is read for its sign
 
 
-def non_negative(value: ir.Value | None) -> bool:
-    """Whether no element of a float tensor can be below zero (NaN is not); False where that is not known.
+def non_negative(value: ir.Value | None) -> list[ir.Node] | None:
+    """The nodes from which follows that no element of a float tensor is below zero (NaN is not); None if unknown.
 
-    Integers are left out: their sums and products wrap around.
+    Readers come before their producers. Integers are left out: their sums and products wrap around.
     """
-    stack, looked_at = [value], 0
-    while stack:
-        current = stack.pop()
-        looked_at += 1
-        if current is None or looked_at > _MOST_NODES:
-            return False
-        if constant_tensor(current) is not None:
-            if not _constant_at_least_zero(current):
-                return False
-            continue
-        node = current.producer()
-        if node is None or current.dtype not in _FLOATS or (current.index() and node.op_type != "Split"):
-            return False
-        if is_op(node, *_NON_NEGATIVE) or _is_square(node):
-            continue
-        if is_op(node, "Clip", "Max") and any(_constant_at_least_zero(v) for v in _lower_bounds(node)):
-            continue
-        if is_op(node, "Clip") and attribute(node, "min", -1.0) >= 0:
-            continue
-        if is_op(node, *_FIRST_OPERAND) or (is_op(node, "MaxPool") and not _dilated(node)):
-            stack.append(node.inputs[0])
-        elif is_op(node, *_ALL_OPERANDS):
-            stack += node.inputs
-        else:
-            return False
-    return True
+    order: dict[ir.Node, None] = {}
+    return list(order)[::-1] if _proven(value, order, [_MOST_NODES]) else None
+
+
+def _proven(value: ir.Value | None, order: dict[ir.Node, None], left: list[int]) -> bool:
+    """Adds to ``order``, producers first; ``left`` counts down how many values may still be looked at."""
+    left[0] -= 1
+    if value is None or left[0] < 0:
+        return False
+    if constant_tensor(value) is not None:
+        return _constant_at_least_zero(value)
+    node = value.producer()
+    if node is None or value.dtype not in _FLOATS or (value.index() and node.op_type != "Split"):
+        return False
+    if node in order:
+        return True
+    bounded = is_op(node, "Clip", "Max") and any(_constant_at_least_zero(v) for v in _lower_bounds(node))
+    if is_op(node, *_NON_NEGATIVE) or _is_square(node) or bounded:
+        sure = True
+    elif is_op(node, "Clip") and "min" in node.attributes:  # up to opset 10
+        sure = min(attribute(node, "min", -1.0), attribute(node, "max", 0.0)) >= 0
+    elif is_op(node, *_FIRST_OPERAND) or (is_op(node, "MaxPool") and not _dilated(node)):
+        sure = _proven(node.inputs[0], order, left)
+    else:
+        sure = is_op(node, *_ALL_OPERANDS) and all(_proven(v, order, left) for v in node.inputs)
+    if sure:
+        order[node] = None
+    return sure
 
 
 def _lower_bounds(node: ir.Node) -> list[ir.Value | None]:
     """What the node's result cannot fall below; a Clip whose bounds cross gives the upper one, so that counts too."""
     if node.op_type == "Max":
-        return list(node.inputs)
-    bounds = list(node.inputs[1:3])
+        return [*node.inputs]
+    bounds = [*node.inputs[1:3]]
     upper = bounds[1] if len(bounds) > 1 else None
     return bounds[:1] if upper is None or _constant_at_least_zero(upper) else []
 

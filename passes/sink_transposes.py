@@ -11,9 +11,10 @@ of them should work on transposed data (``layout_region``, ``layout_ops``). The 
 4. Through a Reshape that only splits, merges or adds axes: channel shuffles that are split at once
 5. Where as many nodes stay: a Transpose becomes a Reshape (only axes of size 1 move), or moves at most 3/4 of the bytes
 
-Done only if the number of nodes falls and no more data-moving Transposes are left, or as in 5. Left alone with a reason (6): the
-readers or producers want the order that they have, and moving the Transpose would only shift the work. Never through
-QuantizeLinear and DequantizeLinear, layers, other graphs' values, and outputs of the graph, whose layout is the user's.
+Done only if the number of nodes falls and no more data-moving Transposes are left, or as in 5. Left alone with a reason
+(6): the readers or producers want the order that they have, and moving the Transpose would only shift the work. Never
+through QuantizeLinear and DequantizeLinear, layers, other graphs' values, and outputs of the graph, whose layout is the
+user's.
 Exact: the same numbers are combined in the same way, sums of reductions possibly in another order.
 """
 
@@ -129,9 +130,11 @@ class _Rebuild:
         for node in old_nodes:
             if self.region.makes(node):
                 continue  # gone without readers, or it stays as it is
-            for old in node.outputs:
-                if old.is_graph_output() or any(use.node not in self.region.twins for use in old.uses()):
-                    outputs.append((old, self._plain(old)))
+            outputs += [
+                (old, self._plain(old))
+                for old in node.outputs
+                if old.is_graph_output() or any(use.node not in self.region.twins for use in old.uses())
+            ]
         if not self._after().better_than(self._before(old_nodes)):
             return None  # counted on what is written: each rewrite makes the graph better, so that they come to an end
         return Rewrite(tuple(old_nodes[::-1]), tuple(self.new), tuple(outputs))

@@ -99,8 +99,8 @@ def slice_operands(
         names = ("starts", "ends", "axes")
         return [source], [ir.AttrInt64s(n, v) for n, v in zip(names, (*columns[:2], axes), strict=True)]
     stored = [*columns[:2], axes, *([columns[2]] if any(step != 1 for step in columns[2]) else [])]
-    names = ("starts", "ends", "axes", "steps")
-    inputs = [constant_value(f"{base}/{n}", np.array(v, np.int64)) for n, v in zip(names, stored, strict=False)]
+    all_names = ("starts", "ends", "axes", "steps")
+    inputs = [constant_value(f"{base}/{n}", np.array(v, np.int64)) for n, v in zip(all_names, stored, strict=False)]
     return [source, *inputs], []
 
 

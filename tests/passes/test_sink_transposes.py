@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,7 @@ from edgeopt.passes.layout_ops import (
     view_shape,
 )
 from edgeopt.passes.sink_transposes import SinkTransposes
+from edgeopt.rewrite import Answer, Rewrite
 from tests.models import assert_same, checked, loaded
 from tests.passes.sabotage import assert_caught, first_input, scaled
 
@@ -251,7 +253,7 @@ def test_opsets(opset: int) -> None:
 @pytest.mark.parametrize("x", ["N,3,4,5", "N,3,H,W", "N,C,H,W"])
 def test_symbolic_sizes(x: str) -> None:
     model = loaded(back("k = Relu(t) u = Add(k, t)", x=x))
-    result, report = checked(SinkTransposes(), model)
+    result, _ = checked(SinkTransposes(), model)
     assert "Transpose" not in op_histogram(result)
     add = next(n for n in result.graph if n.op_type == "Add")
     assert dims_of(add.inputs[0]) == dims_of(model.graph.inputs[0])  # type: ignore[arg-type]
@@ -568,9 +570,9 @@ def test_sabotage_a_wrong_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.passes.sabotage import Broken
 
     class Everywhere(Broken):
-        def match(self, node, state):  # type: ignore[no-untyped-def]
+        def match(self, node: ir.Node, state: Any) -> Answer:
             answer = self.rule.match(node, state)
-            return self.how(answer) if hasattr(answer, "replacement") else answer
+            return self.how(answer) if isinstance(answer, Rewrite) else answer
 
     rewritten, report = run_checked(Everywhere(SinkTransposes(), _skewed, ""), model, Oracle(model))
     assert rewritten is model

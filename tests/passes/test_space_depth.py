@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -54,7 +56,7 @@ def folded(
     )
 
 
-UNSHUFFLE = {"inner": "4,3,2,4,2", "result": "16,3,4", "x": "N,4,6,8"}
+UNSHUFFLE: dict[str, Any] = {"inner": "4,3,2,4,2", "result": "16,3,4", "x": "N,4,6,8"}
 REWRITES: dict[str, tuple[str, dict[str, int]]] = {
     "1 Focus": (net(f"{SLICES} {YOLO} {CONV}"), {"Conv": 1}),
     "1 Focus of fixed sizes": (net(f"{SLICES} {YOLO} {CONV}", x="1,3,8,10"), {"Conv": 1}),

@@ -94,7 +94,7 @@ class Builder:
         return value
 
     def store(self, array: Array, *, share: bool = True, kind: str = "") -> str:
-        """A stored constant: an initializer, or a Constant node; at times one of this kind that is there (``share``)."""
+        """A stored constant: an initializer or a Constant node; at times one of this kind that is there (``share``)."""
         array = np.asarray(array, order="C")
         key = (kind, array.dtype.str, array.shape)
         if share and array.dtype == self.dtype and array.size > 1 and key in self.stored and self.chance(0.15):
