@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import Array, Dims, attribute, constant, constant_value, dims_of, input_or_none, is_op
-from edgeopt.parity import is_float
+from edgeopt.parity import is_float, machine_epsilon
 
 ELEMENTWISE = frozenset({"Mul", "Div", "Add", "Sub", "Neg"})
 AFFINE_OPS = ELEMENTWISE | {"BatchNormalization"}
@@ -177,9 +177,7 @@ def chained(first: Affine, version: int, limit: int = 8) -> Affine:
 
 def rounds(inner: Array, outer: Affine) -> bool:
     """Whether the pair rounds x on purpose: adds a constant so large that x loses its last bits, and takes it away."""
-    import ml_dtypes
-
-    least = 1 / (_LOST * float(ml_dtypes.finfo(outer.dtype).eps))
+    least = 1 / (_LOST * machine_epsilon(outer.dtype))
     moved = inner * outer.scale
     total = np.abs(moved + outer.shift)
     return bool(((np.abs(inner) > least) & (total < np.abs(moved) / 2)).any())
@@ -227,8 +225,6 @@ def stored(array: Array, dtype: np.dtype[np.generic]) -> Array | None:
 
     Infinities and NaN that were there before stay. The largest element of each row along axis 0 is the measure.
     """
-    import ml_dtypes
-
     with np.errstate(all="ignore"):
         result = np.ascontiguousarray(array.astype(dtype))
         finite = np.isfinite(array)
@@ -239,7 +235,7 @@ def stored(array: Array, dtype: np.dtype[np.generic]) -> Array | None:
         size = np.where(finite, np.abs(array), 0.0)
         rows = (len(array), -1) if array.ndim > 1 and array.size else (1, -1)
         worst, largest = error.reshape(rows).max(axis=1, initial=0), size.reshape(rows).max(axis=1, initial=0)
-        return result if (worst <= 2 * float(ml_dtypes.finfo(dtype).eps) * largest).all() else None
+        return result if (worst <= 2 * machine_epsilon(dtype) * largest).all() else None
 
 
 def node_of(op: str, inputs: Sequence[ir.Value | None], name: str, like: ir.Value | None = None) -> ir.Node:
@@ -247,6 +243,13 @@ def node_of(op: str, inputs: Sequence[ir.Value | None], name: str, like: ir.Valu
     shape = like.shape.copy() if like is not None and like.shape is not None else None
     output = ir.Value(name=f"{name}/output", type=like.type if like is not None else None, shape=shape)
     return ir.Node("", op, inputs=inputs, name=name, outputs=[output])
+
+
+def discard(nodes: Sequence[ir.Node] | None) -> None:
+    """Let go of nodes that were made for nothing: until then they count as readers of what they read."""
+    for node in nodes or ():
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
 
 
 def constant_like(name: str, array: Array, dtype: np.dtype[np.generic]) -> ir.Value | None:

@@ -14,15 +14,15 @@ ConvTranspose, Gemm or MatMul with constant weights (``affine_layers``). Between
 A MatMul takes the scale alone; a shift stays behind it as an Add (6).
 
 Not folded: a value between is read elsewhere or is an output of the graph (7), weights are not constant, as those from
-DequantizeLinear (8), the map varies along other axes than the layer's channels, or enlarges its result (9), shared large
-weights (10), overflow of the element type (11), integers (12), an Add behind a MatMul: it has no bias (13), maps that
-round on purpose: x + c - c with large c (14).
+DequantizeLinear (8), the map varies along other axes than the layer's channels, or enlarges its result (9), shared
+large weights (10), overflow of the element type (11), integers (12), an Add behind a MatMul: it has no bias (13), maps
+that round on purpose: x + c - c with large c (14).
 Exact up to float rounding; computed in float64.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,9 @@ class FoldAffineAfter:
         output = node.outputs[0]
         plan = _Plan(state)
         value = plan.absorb(output, node, UNCHANGED)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            return Skip(node.name or "", value) if plan.found_layer else None
-        if not _fewer(plan):
-            return None
+        if value is None or isinstance(value, str) or not _fewer(plan):
+            affine.discard(plan.made)
+            return Skip(node.name or "", value) if isinstance(value, str) and plan.found_layer else None
         plan.made[-1].outputs[0].type = output.type
         return Rewrite(tuple(plan.nodes), tuple(plan.made), ((output, value),))
 
@@ -140,8 +137,6 @@ class _Plan:
         found = affine.read(node, self.version, rank)
         if found is None or isinstance(found, str):
             return found
-        if self.maps and affine.rounds(found.shift, self.maps[-1]):
-            return "the constants added and taken away round on purpose"
         producer = found.source.producer()
         least = 1 if is_op(producer, "MatMul") else 0
         inner = by_channel(found.scale, found.shift, rank_of(found.source), least)
@@ -149,6 +144,9 @@ class _Plan:
         if total is None:
             self.found_layer |= is_op(producer, *affine_layers.LAYERS)
             return "it does not change one axis alone, or raises the rank"
+        assert inner is not None  # it is part of the total
+        if self.maps and affine.rounds(inner.shift, replace(self.maps[-1], scale=map_.scale, shift=map_.shift)):
+            return "the constants added and taken away round on purpose"
         if not (np.isfinite(total.scale).all() and np.isfinite(total.shift).all()):
             return "the maps together overflow"
         self.maps.append(found)
@@ -201,9 +199,8 @@ class _Plan:
         if array is None or not is_float(array.dtype) or stored_twice(value) or not array.size:
             return None
         with np.errstate(all="ignore"):
-            result = affine.stored(
-                array.astype(np.float64) * _along(map_.scale, map_) + _along(map_.shift, map_), array.dtype
-            )
+            moved = array.astype(np.float64) * _along(map_.scale, map_) + _along(map_.shift, map_)
+            result = affine.stored(moved, array.dtype)
         if result is None or result.shape != array.shape:
             return None
         return constant_value(f"{value.name}/mapped", result)

@@ -14,9 +14,10 @@ the layer is a Conv, ConvTranspose, Gemm or MatMul with constant weights (``affi
    has two or more nodes
 
 Not folded: somebody else reads the result, or it is an output of the graph (6), a value between is read elsewhere (7),
-weights are not constant, as those from DequantizeLinear (8), the map varies along other axes, or enlarges what it meets
-(9), shared large weights (10), overflow (11), integers (12), a shift before a ConvTranspose or a padded Conv (13), scale
-and shift of a normalization by mean and deviation, which runtimes and other passes look for as a whole (14).
+weights are not constant, as those from DequantizeLinear (8), the map varies along other axes, or may enlarge what it
+meets (9), shared large weights (10), overflow (11), integers (12), a shift before a ConvTranspose or a padded Conv
+(13), scale and shift of a normalization by mean and deviation, which runtimes and other passes look for as a whole
+(14).
 Maps behind a layer that can take them in (``fold_affine_after``) are left to it: it comes first.
 Exact up to float rounding; computed in float64.
 """
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import constant, constant_value, input_or_none, is_op, opset
+from edgeopt.graph import Array, constant, constant_value, dims_of, input_or_none, is_op, opset
 from edgeopt.passes import affine, affine_layers
 from edgeopt.passes.affine_layers import LAYERS, Folded
 from edgeopt.passes.affine_paths import Channels, by_channel, copy_of, rank_of, through
@@ -116,9 +117,17 @@ def _before(node: ir.Node, data: int, version: int) -> _Before | str | None:
     least = 1 if not way and is_op(node, "MatMul") else 0
     for number in range(len(total.nodes), 0, -1):  # a shorter chain, where a longer one varies along several axes
         part = total if number == len(total.nodes) else affine.chained(first, version, number)
+        if not affine.keeps_shape(dims_of(part.source), _constants(part)):
+            return f"what {producer.name!r} does before it may enlarge what it meets"
         if (map_ := by_channel(part.scale, part.shift, rank_of(part.source) or rank_of(value), least)) is not None:
             return _Before(part, map_, tuple(way))
     return f"what {producer.name!r} does before it varies along several axes, or raises the rank"
+
+
+def _constants(total: affine.Affine) -> list[Array]:
+    """Scale and shift, where they may broadcast; those of a BatchNormalization never enlarge anything."""
+    safe = all(is_op(n, "BatchNormalization", "Neg") for n in total.nodes)
+    return [] if safe else [c for c in (total.scale, total.shift) if c.size > 1 or c.ndim > 1]
 
 
 def _of_normalization(value: ir.Value) -> bool:
@@ -181,7 +190,10 @@ def _rewrite(node: ir.Node, found: _Before, folded: Folded) -> Answer:
     made += folded.build(source, output, gemm=gemm)
     nodes = (node, *found.way, *found.total.nodes)
     if folded.addend is not None and not gemm:
-        if len(found.total.output.uses()) > 1:
+        others = len(found.total.output.uses()) > 1
+        if others or len(made) >= len(nodes):
+            affine.discard(made)
+        if others:
             return Skip(node.name or "", "it has no bias for the shift before it, which others read too")
         if len(made) >= len(nodes):
             return Skip(node.name or "", "it has no bias for the shift before it")

@@ -67,13 +67,13 @@ class FoldAffineChain:
             simpler = lone and made is not None and len(made) == 1 and made[0].op_type in ("Add", "Mul")
             if made is not None and (len(made) < len(total.nodes) or simpler):
                 return Rewrite(total.nodes, tuple(made), ((node.outputs[0], made[-1].outputs[0]),))
+            affine.discard(made)
             if len(total.nodes) == 1:
                 break
             total = affine.chained(first, state, len(total.nodes) - 1)
         if is_op(node, "BatchNormalization"):
-            return Skip(
-                node.name or "", "no layer takes it in, and alone it is faster than Mul and Add or a depthwise Conv"
-            )
+            reason = "no layer takes it in, and alone it is faster than Mul and Add or a depthwise Conv"
+            return Skip(node.name or "", reason)
         return None
 
 

@@ -85,6 +85,11 @@ FOUND = {
         "(x, one) c = ConcatFromSequence<axis = 1>(s) t = Tanh(c) a, b = Split<axis = 1>(t, parts) d = Concat<axis = 1>"
         "(a, b) y = Neg(d) }"
     ),
+    "fold_affine_after: maps before and behind a Concat have other channels": filled(
+        "g (float[1,4,5,5] x) => (float[1,8,5,5] y) <float[4,4,1,1] a, float[4,4,1,1] b, float[4,1,1] k, float[4,1,1] l,"
+        " float[8,1,1] m> { p = Conv(x, a) q = Mul(p, k) r = Conv(x, b) s = Add(r, l) c = Concat<axis = 1>(q, s)"
+        " d = Add(c, m) y = Mul(d, m) }"
+    ),
     "fold_pads: two Pads that a pool could not take over": filled(
         "g (float[1,2,9,9] x) => (float[1,2,6,6] y) <int64[8] p = {0,0,0,1,0,0,1,0}, int64[8] q = {0,0,1,1,0,0,0,0}>"
         " { r = Exp(x) a = Pad(r, p) b = Pad(a, q) y = MaxPool<kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]>"
