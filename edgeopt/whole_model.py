@@ -190,7 +190,8 @@ class Oracle:
         if isinstance(found, ModelError):
             return f"onnxruntime's optimizations do not stand it: {found.message}" if self._shipped() else None
         for wanted, values in zip(self._outputs, found, strict=False):
-            off = [n for n, v in wanted.items() if _distance(v, values[n])[0] > _SPOILED]
+            far = {n: d for n, v in wanted.items() if (d := _distance(v, values[n])[0]) > _SPOILED}
+            off = [n for n, d in far.items() if d > _NOISE_FACTOR * self._noise_of(0, n)]
             own = self._shipped() if off else []
             if off and own and all(_distance(wanted[n], own[0][n])[0] <= _SPOILED / 2 for n in off):
                 return f"onnxruntime's optimizations spoil output {off[0]!r}"
