@@ -36,6 +36,7 @@ _OTHER_SIZE = 16  # for other open axes: larger than usual kernels; each further
 _MAGNITUDES = (1.0, 30.0, 0.0)  # the second reaches clips and saturations that N(0, 1) does not; 0 / 0 and the like
 _FLOAT64_FACTOR = 4.0
 _NOISE_DRAWS = 3
+_SIZES = (ir.DataType.INT32, ir.DataType.INT64)
 
 
 @dataclass
@@ -291,8 +292,9 @@ def _moved(array: Array, rng: np.random.Generator) -> Array:
 
 
 def _guessed(case: Case) -> bool:
-    """Whether sizes of its inputs were assumed."""
-    return any(not isinstance(d, int) for v in case.inputs.values() for d in dims_of(v) or (None,))
+    """Whether sizes were assumed: those of its inputs, or integers that may be sizes."""
+    values = case.inputs.values()
+    return any(v.dtype in _SIZES or not all(isinstance(d, int) for d in dims_of(v) or (None,)) for v in values)
 
 
 def _by_reference_only(
