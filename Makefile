@@ -19,7 +19,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help venv demo test lint bench bench-simplify bench-random dist clean
+.PHONY: help venv demo test lint bench bench-simplify bench-random bench-order dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ bench-simplify: $(STAMP)  ## run the benchmark of simplify (ARGS="--peers-python
 
 bench-random: $(STAMP)  ## run 5,000 random graphs through simplify (minutes)
 	@$(BIN)/python -m tests.bench.random_graphs $(ARGS)
+
+bench-order: $(STAMP)  ## report what another order of the nodes saves in memory
+	@$(BIN)/python -m tests.bench.order $(ARGS)
 
 dist: $(STAMP)  ## build the sdist and the wheel into dist/
 	@rm -rf build dist *.egg-info

@@ -28,6 +28,7 @@ from edgeopt.feeds import runnable_feed
 from edgeopt.graph import Array, input_specs
 from edgeopt.graph import opset as opset_of
 from edgeopt.latency import Ratio
+from edgeopt.node_order import reorder
 from edgeopt.onnxsim_pass import run_onnxsim
 from edgeopt.ops import Count, count
 from edgeopt.oracle import Oracle, PassReport
@@ -71,6 +72,8 @@ def simplify(
     progress: Progress = silent,
 ) -> Result:
     """Apply all exact passes; the standard domain is kept, and the opset unless another one is asked for.
+
+    At the end the nodes are put in the order in which their activations need the least memory, where that is less.
 
     Args:
         model: See the module.
@@ -132,11 +135,14 @@ def simplify(
     passes = foreign + done.passes
     result = done.model
     counted: Count | None = count(result)  # while the types are there
+    progress("ordering the nodes")
+    order = reorder(result)
+    result, order_part = order.model, order.as_json()
     shapes.forget_inferred(result, shapes.stated(base))
     if opset is not None and opset < opset_of(result):  # what was folded needs no conversion
         progress(f"converting to opset {opset}")
         result, counted = conversions.to_opset(loaded, result, opset, seed=seed).model, None
-    changed = converted or any(p.changed for p in passes)
+    changed = converted or order.changed or any(p.changed for p in passes)
     if changed:
         finisher(loaded, "simplify", passes)(result, FLOAT)
     warnings = list(done.warnings)
@@ -161,11 +167,14 @@ def simplify(
                 f"the original is kept: simplified it ran {ratio.median:.2f} times as fast on {target.name}"
             )
             result, message, after, changed = loaded.model.clone(), None, dict(before), False
+            order_part = {}
         else:
             after |= timed_after
             speedup = ratio.median
     if converted:
         report["opset"] = opset
+    if order_part:
+        report["node_order"] = order_part
     report |= {
         "before": before,
         "after": after,
