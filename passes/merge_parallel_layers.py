@@ -141,7 +141,7 @@ class MergeParallelLayers:
 
 def _joined(node: ir.Node) -> Answer:
     """Case 1: the first run of neighbouring inputs that are such layers of one input."""
-    dims = dims_of(node.outputs[0])
+    dims = next((d for v in (*node.outputs, *node.inputs) if v is not None and (d := dims_of(v)) is not None), None)
     if dims is None:
         return None
     axis = attribute(node, "axis", 1) % len(dims)
