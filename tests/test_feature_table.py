@@ -694,7 +694,6 @@ NOT_YET: set[str] = {
     "attention, opset 23",
     "QKV projections",
     "Conv 1x1 to Gemm",
-    "Q after DQ of the same scale",
     "Q of a stored weight",
 }
 
