@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from edgeopt.passes.attention_axes import AttentionAxes
 from edgeopt.passes.canonicalize import Canonicalize
 from edgeopt.passes.common_subexpressions import CommonSubexpressions
 from edgeopt.passes.constants_to_initializers import ConstantsToInitializers
@@ -91,5 +92,6 @@ EXACT: tuple[Rule, ...] = (
     SpaceDepth(),  # after a Pad in front of the Conv is gone
     MergeParallelLayers(),  # what is left beside each other
     WriteGemm(),  # last of these: the others know MatMul and Add apart
+    AttentionAxes(),  # over the Reshapes and Transposes that are left
     DeadCode(),  # last: drops what the others left behind
 )

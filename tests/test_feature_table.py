@@ -707,7 +707,6 @@ NOT_YET: set[str] = {
     "GroupNorm, opset 21",  # onnxruntime is slower with it; RecognizeGroupNorm does it for targets that have it
     "attention, opset 23",
     "QKV projections",
-    "Focus slices to SpaceToDepth",
     "Conv 1x1 to Gemm",
     "Q of a stored weight",
 }
