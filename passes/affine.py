@@ -79,6 +79,13 @@ def read(node: ir.Node, version: int, rank: int | None = None) -> Affine | str |
         version: The opset.
         rank: Of its input, where the caller knows it.
     """
+    found = _read(node, version, rank)
+    if isinstance(found, Affine) and not is_op(node, "BatchNormalization") and _rounds_with_neighbour(found, version):
+        return "it rounds on purpose, together with the constant that is added or taken away beside it"
+    return found
+
+
+def _read(node: ir.Node, version: int, rank: int | None) -> Affine | str | None:
     if is_op(node, "BatchNormalization"):
         return _read_batchnorm(node, version, rank)
     if version < 7 or not is_op(node, *ELEMENTWISE):
@@ -167,9 +174,24 @@ def rounds(inner: Array, scale: Array, shift: Array, dtype: np.dtype[np.generic]
 
     That is, adds a constant so large that x loses its last bits, and takes it away again.
     """
-    least = 1 / (_LOST * machine_epsilon(dtype))
     moved = inner * scale
-    return bool(((np.abs(inner) > least) & (np.abs(moved + shift) < np.abs(moved) / 2)).any())
+    return bool((_is_large(inner, dtype) & (np.abs(moved + shift) < np.abs(moved) / 2)).any())
+
+
+def _is_large(shift: Array, dtype: np.dtype[np.generic]) -> Array:
+    return np.asarray(np.abs(shift) * (_LOST * machine_epsilon(dtype)) > 1)
+
+
+def _rounds_with_neighbour(map_: Affine, version: int) -> bool:
+    if not _is_large(map_.shift, map_.dtype).any():
+        return False
+    producer = map_.source.producer()
+    inner = _read(producer, version, None) if producer is not None else None
+    outer = [_read(reader, version, None) for reader in map_.output.consumers()]
+    pairs = [(inner, map_), *((map_, reader) for reader in outer)]
+    return any(
+        isinstance(a, Affine) and isinstance(b, Affine) and rounds(a.shift, b.scale, b.shift, b.dtype) for a, b in pairs
+    )
 
 
 def discard(nodes: Iterable[ir.Node]) -> None:

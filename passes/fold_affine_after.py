@@ -139,6 +139,7 @@ class _Plan:
         rank = rank_of(output) or rank_of(data)
         found = affine.read(node, self.version, rank)
         if found is None or isinstance(found, str):
+            self.found_layer |= data is not None and is_op(data.producer(), *affine_layers.LAYERS)
             return found
         producer = found.source.producer()
         least = 1 if is_op(producer, "MatMul") else 0
