@@ -121,7 +121,7 @@ def _before(node: ir.Node, data: int, version: int) -> _Before | str | None:
         map_ = by_channel(part.scale, part.shift, _source_rank(part, value), least)
         if map_ is not None and _fits(part, map_):
             return _Before(part, map_, tuple(way))
-    return f"what {producer.name!r} does before it varies along several axes, or raises the rank"
+    return f"what {producer.name!r} does before it varies along several axes, or enlarges it"
 
 
 def _source_rank(part: affine.Affine, output: ir.Value) -> int | None:
@@ -133,7 +133,7 @@ def _source_rank(part: affine.Affine, output: ir.Value) -> int | None:
 
 def _fits(part: affine.Affine, map_: Channels) -> bool:
     """Whether x has as many channels as the map: a single one would be repeated."""
-    if map_.axis is None or is_op(part.nodes[-1], "BatchNormalization"):
+    if map_.axis is None or all(is_op(n, "BatchNormalization", "Neg") for n in part.nodes):
         return True
     dims = dims_of(part.source)
     return dims is not None and dims[len(dims) + map_.axis] == len(map_.scale)

@@ -31,10 +31,8 @@ def channels(axis: int | None, count: int, *, positive: bool = False, shift: boo
 
 def mapped(array: np.ndarray, map_: Channels) -> np.ndarray:
     """The map of an array, by numpy."""
-    if map_.axis is None:
-        return array * map_.scale[0] + map_.shift[0]
-    shape = [-1, *[1] * (-map_.axis - 1)]
-    return array * map_.scale.reshape(shape) + map_.shift.reshape(shape)
+    shape = [-1, *[1] * (-(map_.axis or -1) - 1)]
+    return np.asarray(array * map_.scale.reshape(shape) + map_.shift.reshape(shape))
 
 
 def assert_commutes(op: str, text: str, map_: Channels, *, up: bool, axis: int | None) -> None:

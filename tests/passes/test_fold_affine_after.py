@@ -12,8 +12,9 @@ from edgeopt.graph import constant, op_histogram
 from edgeopt.passes import affine_layers, fold_affine_after
 from edgeopt.passes.affine_paths import Channels
 from edgeopt.passes.fold_affine_after import FoldAffineAfter
+from edgeopt.rewrite import Rewrite
 from tests.models import assert_same, checked, loaded
-from tests.passes.sabotage import Patch, assert_caught, scaled, wired_to_its_input
+from tests.passes.sabotage import Breakage, Patch, assert_caught, scaled, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldAffineAfter()
@@ -484,7 +485,12 @@ def reversed_channels(node: ir.Node, map_: Channels) -> affine_layers.Folded | s
     return _BEHIND(node, Channels(map_.axis, map_.scale[::-1], map_.shift[::-1]))
 
 
-SABOTAGE = {
+def without_the_add(rewrite: Rewrite) -> Rewrite:
+    layer = rewrite.replacement[0]
+    return replace(rewrite, replacement=(layer,), outputs=((rewrite.outputs[0][0], layer.outputs[0]),))
+
+
+SABOTAGE: dict[str, tuple[str, Breakage | Patch]] = {
     "a wrong channel": (FOLDS["1 Conv * c"][0], scaled(1, 2, 1.01)),
     "a wrong bias": (FOLDS["1 Conv + c, no bias"][0], scaled(2, 0, 1.01)),
     "the map left out": (FOLDS["1 Conv * c"][0], wired_to_its_input),
@@ -503,11 +509,7 @@ SABOTAGE = {
     ),
     "a MatMul that forgets the shift": (
         FOLDS["6 BatchNormalization of a MatMul"][0],
-        lambda rewrite: replace(
-            rewrite,
-            replacement=rewrite.replacement[:1],
-            outputs=((rewrite.outputs[0][0], rewrite.replacement[0].outputs[0]),),
-        ),
+        without_the_add,
     ),
 }
 
