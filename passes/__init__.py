@@ -24,6 +24,7 @@ from edgeopt.passes.fold_gathers import FoldGathers
 from edgeopt.passes.fold_pad import FoldPad
 from edgeopt.passes.fold_pads import FoldPads
 from edgeopt.passes.fold_reduce_shape import FoldReduceShape
+from edgeopt.passes.fold_requantize import FoldRequantize
 from edgeopt.passes.fold_reshapes import FoldReshapes
 from edgeopt.passes.fold_resize import FoldResize
 from edgeopt.passes.fold_shapes import FoldShapes
@@ -58,6 +59,7 @@ EXACT: tuple[Rule, ...] = (
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     Canonicalize(),  # one form of each thing for the folds to look for
     FoldCasts(),  # before the folds that stop at a Cast
+    FoldRequantize(),  # before what stops at a DequantizeLinear
     FoldClips(),  # a chain of clamps hides what could be merged with a layer
     FoldConcat(),  # hands operands on to the readers
     FoldGathers(),  # makes Slices of neighbours, which the next merges
