@@ -209,6 +209,21 @@ ABILITIES: dict[str, tuple[str, str]] = {
         "2 nodes",
     ),
     "lone BN to Mul and Add": (net("y = BatchNormalization(x, s, b, m, var)", BN), "no BatchNormalization; 2 nodes"),
+    "BN over Resize": (
+        net(
+            f'p = Conv(x, w) h = Resize<mode="nearest">(p, , t) y = {bn}',
+            f"{W}, {BN}, float[4] t = {{1.0,1.0,2.0,2.0}}",
+        ),
+        "2 nodes; no BatchNormalization",
+    ),
+    "BN over DepthToSpace": (
+        net(f"p = Conv(x, w) h = DepthToSpace<blocksize=2>(p) y = {bn}", f"float[16,4,3,3] w, {BN}"),
+        "2 nodes; no BatchNormalization",
+    ),
+    "BN over a sum of Convs": (
+        net(f"p = Conv(x, w) q = Conv<strides=[1,1]>(x, u) h = Add(p, q) y = {bn}", f"{W}, float[4,4,3,3] u, {BN}"),
+        "1 nodes",
+    ),
     # Scales and shifts
     "Conv times channel": (net("h = Conv(x, w) y = Mul(h, c)", f"{W}, {CV}"), "1 nodes"),
     "Conv times scalar": (net("h = Conv(x, w) y = Mul(h, c)", f"{W}, float c = {{3.0}}"), "1 nodes"),
@@ -250,6 +265,14 @@ ABILITIES: dict[str, tuple[str, str]] = {
     "x divided by c1 times c2": (
         net("h = Div(x, c) y = Mul(h, d)", "float c = {4.0}, float d = {3.0}"),
         "1 nodes",
+    ),
+    "scale of attention heads into the projection": (
+        net(
+            "h = MatMul(x, w) k = Add(h, c) r = Reshape(k, s) t = Transpose<perm=[0,2,1,3]>(r) y = Mul(t, f)",
+            "float[8,8] w, float[8] c, int64[4] s = {0, 0, 2, 4}, float f = {0.5}",
+            "float[N,L,8] x",
+        ),
+        "4 nodes; no Mul",
     ),
     "Gemm times scalar": (
         net("h = Gemm(x, w, c) y = Mul(h, d)", "float[6,4] w, float[4] c, float d = {3.0}", "float[2,6] x"),
