@@ -147,7 +147,10 @@ def test_an_old_python_is_refused_by_name(checkout: Checkout) -> None:
     assert not checkout.stamp.exists()
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "bench-simplify", "bench-order", "dist"])
+BENCHES = ["bench", "bench-simplify", "bench-random", "bench-order"]
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", *BENCHES, "dist"])
 def test_every_target_that_needs_the_venv_makes_it(target: str, checkout: Checkout) -> None:
     assert "install" in checkout.make("-n", target)
     checkout.make("venv")
@@ -175,6 +178,7 @@ def test_make_alone_lists_the_targets(checkout: Checkout) -> None:
         "lint",
         "bench",
         "bench-simplify",
+        "bench-random",
         "bench-order",
         "dist",
         "clean",
