@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import constant, constant_value, dims_of, input_or_none, is_op, opset
+from edgeopt.graph import constant_tensor, constant_value, dims_of, input_or_none, is_op, opset
 from edgeopt.passes import affine, affine_layers
 from edgeopt.passes.affine_layers import LAYERS, Folded
 from edgeopt.passes.affine_paths import Channels, by_channel, copy_of, rank_of, through
@@ -70,7 +70,7 @@ class FoldAffineBefore:
         """Fold the map before this layer into it."""
         if not is_op(node, *LAYERS):
             return None
-        data = 1 if is_op(node, "MatMul") and constant(input_or_none(node, 0)) is not None else 0
+        data = 1 if is_op(node, "MatMul") and constant_tensor(input_or_none(node, 0)) is not None else 0
         found = _before(node, data, state)
         if found is None:
             return None

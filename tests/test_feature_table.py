@@ -701,7 +701,6 @@ ABILITIES: dict[str, tuple[str, str]] = {
 
 NOT_YET: set[str] = {
     "lone BN to Mul and Add",
-    "Cast after Cast",
     "SiLU, opset 24",  # onnxruntime is slower with Swish; RecognizeGates does it for targets that have it
     "L2Norm",  # LpNormalization gives 0 for a row of zeros, the formula NaN
     "GroupNorm, opset 21",  # onnxruntime is slower with it; RecognizeGroupNorm does it for targets that have it
