@@ -3,8 +3,8 @@
 1. A node of the standard domain whose inputs are all constant is replaced by its value, computed by onnxruntime.
 2. Shape and Size of a tensor of fixed shape are constants too.
 
-Not folded: random operators (3), nodes with bodies (4), QuantizeLinear and DequantizeLinear, which hold int8
-weights in place (5), results larger than the constants they replace, where they exceed ``BUDGET_BYTES`` or
+Not folded: random operators (3), nodes with bodies (4), DequantizeLinear, which holds int8 weights in place (5; a
+QuantizeLinear of a stored weight is folded, and leaves them), results larger than the constants they replace, where they exceed ``BUDGET_BYTES`` or
 together make the file grow by more than 1 % and 1 KiB in a round: Expand, Tile or ConstantOfShape would blow it up
 (6), results that are no tensors (7).
 A folded graph output is kept as a Constant node: an initializer cannot be a graph output in every runtime (8).
@@ -46,7 +46,7 @@ _CEILING_BYTES = 64_000_000  # a result larger than this is not even computed: a
 _ROUND_BYTES = 512_000_000  # results held at a time; what is left waits for the next round
 _UNKNOWN_INPUT_BYTES = 65_536  # inputs from which a result of unknown size is computed all the same
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_KEPT = ("Constant", "QuantizeLinear", "DequantizeLinear")
+_KEPT = ("Constant", "DequantizeLinear")
 _SIZED_BY_VALUES = {  # their result may be of any size, whatever that of their inputs
     *("ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "CenterCropPad", "OneHot", "Einsum"),
     *("MaxUnpool", "Col2Im", "AffineGrid", "RoiAlign", "STFT", "DFT", "MelWeightMatrix"),

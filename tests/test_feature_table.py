@@ -707,7 +707,6 @@ NOT_YET: set[str] = {
     "attention, opset 23",
     "QKV projections",
     "Conv 1x1 to Gemm",
-    "Q of a stored weight",
 }
 
 

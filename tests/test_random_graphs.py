@@ -21,7 +21,10 @@ from tests.random_graphs.making import graph, graphs
 from tests.random_graphs.shrinking import shrink
 
 COUNT, PARTS = 200, 8
-RARE = {"dedupe_initializers", "fold_expand", "fold_pads", "fold_transpose_gemm", "fold_pad", "write_einsum"}
+RARE = {
+    *("attention_axes", "dedupe_initializers", "fold_expand", "fold_pad", "fold_pads", "fold_requantize"),
+    *("fold_transpose_gemm", "recognize_softmax", "write_einsum"),
+}
 
 
 @pytest.mark.parametrize("part", range(PARTS))

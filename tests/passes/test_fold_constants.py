@@ -94,6 +94,11 @@ FOLDS = {
         "g () => (float[2] y, float[2] z) <float[4] a = {1, 2, 3, 4}> { y, z = Split<axis = 0>(a) }",
         {"Constant": 2},
     ),
+    "5 a weight in float becomes one in int8": (
+        "g (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float s = {0.5}, int8 z = {0}>"
+        " { q = QuantizeLinear(a, s, z) b = DequantizeLinear(q, s, z) y = Mul(x, b) }",
+        {"DequantizeLinear": 1, "Mul": 1},
+    ),
 }
 
 KEEPS = {
