@@ -4,9 +4,9 @@
 2. Shape and Size of a tensor of fixed shape are constants too.
 
 Not folded: random operators (3), nodes with bodies (4), DequantizeLinear, which holds int8 weights in place (5; a
-QuantizeLinear of a stored weight is folded, and leaves them), results larger than the constants they replace, where they exceed ``BUDGET_BYTES`` or
-together make the file grow by more than 1 % and 1 KiB in a round: Expand, Tile or ConstantOfShape would blow it up
-(6), results that are no tensors (7).
+QuantizeLinear of a stored weight is folded, and leaves them), results larger than the constants they replace, where
+they exceed ``BUDGET_BYTES`` or together make the file grow by more than 1 % and 1 KiB in a round: Expand, Tile or
+ConstantOfShape would blow it up (6), results that are no tensors (7).
 A folded graph output is kept as a Constant node: an initializer cannot be a graph output in every runtime (8).
 """
 
