@@ -82,7 +82,7 @@ def check(cases: Sequence[Case], model: ir.Model, seed: int = 0) -> Verdict:
 
 
 def _scaled(array: Array, magnitude: float) -> Array:
-    return (array * magnitude).astype(array.dtype) if is_float(array.dtype) else array
+    return np.asarray(array * magnitude, array.dtype) if is_float(array.dtype) else array
 
 
 def _input_shapes(case: Case) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]] | str:

@@ -120,7 +120,7 @@ def reorder(model: ir.Model, assumed: Mapping[str, int] | None = None, *, evalua
             return given(0, "the model has local functions")
         if counted.unknown:
             return given(0, f"the size of {counted.unknown[0]!r} is unknown")
-        if _is_only_order(resolved.graph):
+        if has_only_order(resolved.graph):
             return given(before)
         search_ = _Search(evaluations)
         found = search_.least(resolved.graph, is_body=False)
@@ -139,7 +139,7 @@ def reorder(model: ir.Model, assumed: Mapping[str, int] | None = None, *, evalua
     return Reordered(result, before, peak_after, min(found.bound, peak_after), method, arena, arena_after)
 
 
-def _is_only_order(graph: ir.Graph) -> bool:
+def has_only_order(graph: ir.Graph) -> bool:
     """Whether each node reads what the node before it made, and none has a body: there is no other order."""
     last: ir.Node | None = None
     for node in graph:

@@ -197,16 +197,26 @@ def _passes(console: Console, report: dict[str, Any], verbose: bool) -> None:
     if not report.get("passes"):
         return
     table = _table("pass", "hits", "skips", "rolled back", "max error")
+    idle = 0
     for p in report["passes"]:
+        found = p["hits"] or p["skips"] or p["rolled_back"] or p["removed_initializers"]
+        if not found and not verbose:
+            idle += 1
+            continue
         table.add_row(
             p["name"], str(p["hits"]), str(len(p["skips"])), str(len(p["rolled_back"])), f"{p['max_abs_error']:.1e}"
         )
-    console.print(table)
+    if idle < len(report["passes"]):
+        console.print(table)
+    if idle:
+        console.print(f"{idle} {'more ' if idle < len(report['passes']) else ''}passes found nothing to do")
     for p in report["passes"]:
         for entry in p["rolled_back"]:
             console.print(f"[red]rolled back[/] {p['name']} at {escape(entry['node'])}: {escape(entry['reason'])}")
         for rewrite in p.get("rewrites", []):
-            console.print(f"  {p['name']} at {escape(rewrite['node'])}: {escape(', '.join(rewrite['replaced']))}")
+            made = f" → {', '.join(rewrite['made'])}" if rewrite["made"] else ""
+            text = escape(", ".join(rewrite["replaced"]) + made)
+            console.print(f"  {p['name']} at {escape(rewrite['node'])}: {text}")
         if verbose or "rewrites" in p:
             for entry in p["skips"]:
                 console.print(f"  {p['name']} skipped {escape(entry['node'])}: {escape(entry['reason'])}")

@@ -217,7 +217,7 @@ def _with_moved_weights(model: ir.Model, rng: np.random.Generator) -> ir.Model:
         tensor = value.const_value
         if tensor is not None and is_float((array := np.asarray(tensor.numpy())).dtype) and tensor.size:
             step = machine_epsilon(array.dtype) / 2
-            moved = array.astype(np.float64) * (1 + rng.uniform(-step, step, array.shape))
+            moved = np.asarray(array.astype(np.float64) * (1 + rng.uniform(-step, step, array.shape)))
             value.const_value = ir.Tensor(moved.astype(array.dtype), dtype=tensor.dtype, name=tensor.name)
     return result
 
@@ -236,8 +236,7 @@ def _nudged(array: Array) -> Array:
     if array.dtype.kind != "f":
         return array
     up = np.arange(array.size).reshape(array.shape) % 2 == 0
-    moved: Array = np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype))
-    return moved
+    return np.asarray(np.nextafter(array, np.where(up, np.inf, -np.inf).astype(array.dtype)))
 
 
 def _distance(reference: Any, other: Any) -> tuple[float, float]:

@@ -78,7 +78,8 @@ def _cast(node: ir.Node) -> Answer:
     like = node.inputs[1]
     if like is None or like.dtype is None or like.dtype == ir.DataType.UNDEFINED:
         return Skip(node.name or "", "the type it casts to is not known")
-    kept = [a for a in node.attributes.values() if a.name == "saturate"]
+    small = like.dtype.is_floating_point() and like.dtype.bitwidth <= 8  # means nothing for other types
+    kept = [a for a in node.attributes.values() if a.name == "saturate" and small]
     return by_node((node,), "Cast", [node.inputs[0]], [ir.AttrInt64("to", like.dtype.value), *kept])
 
 

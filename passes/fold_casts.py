@@ -69,6 +69,9 @@ class FoldCasts:
         if not _same(first, middle, last):
             return Skip(name, f"{first.name} → {middle.name} → {last.name} may differ from {first.name} → {last.name}")
         if first == last:
+            made_here = source.producer() is not None and source.graph is node.graph
+            if node.outputs[0].is_graph_output() and (not made_here or source.is_graph_output()):
+                return by_node((node, inner), "Identity", [source])  # an output of its own
             return by_value((node, inner), source)
         if not private(value, node):
             return Skip(name, f"Cast {inner.name!r} before it is read by other nodes too, or is an output of the graph")
@@ -77,7 +80,7 @@ class FoldCasts:
 
 def _target(node: ir.Node) -> ir.DataType | None:
     number = attribute(node, "to")
-    return ir.DataType(number) if number is not None else None
+    return ir.DataType(number) if isinstance(number, int) else None  # a name up to opset 5
 
 
 def holds(wide: ir.DataType, narrow: ir.DataType) -> bool:

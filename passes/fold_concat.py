@@ -8,7 +8,8 @@
    A Concat of one operand goes with the operand.
 
 Not folded: axes of unknown rank (6), an inner Concat that others read or that is an output of the graph (7), a Split
-at other borders or of operands of open size (8), two outputs of the graph that would be one value (9).
+at other borders, of operands of open size or into sizes that are not constant (8), two outputs of the graph that would
+be one value (9).
 Exact: elements are copied, none is computed.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import attribute, constant, constant_tensor, constant_value, is_op, opset
+from edgeopt.graph import attribute, constant, constant_tensor, constant_value, input_or_none, is_op, opset
 from edgeopt.passes.replacing import axis_of, by_node, by_value, private
 from edgeopt.passes.slicing import dim_at, split_sizes
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
@@ -100,6 +101,7 @@ def _without_splits(
             and split.inputs[0] is not None
             and axis_of(attribute(split, "axis", 0), split.inputs[0]) == axis
             and operands[k : k + whole] == list(split.outputs)
+            and (input_or_none(split, 1) is None or constant(split.inputs[1]) is not None)
         ):
             result.append(split.inputs[0])
             if split not in removed:

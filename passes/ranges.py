@@ -15,7 +15,7 @@ _FIRST_OPERAND = frozenset(
     | {"Identity", "Slice", "Split", "Gather", "Expand", "Tile", "ReduceMean", "ReduceSum", "Ceil", "Floor"}
     | {"DepthToSpace", "SpaceToDepth"}
 )
-_ALL_OPERANDS = frozenset({"Concat", "Add", "Mul", "Div", "Sum", "Mean", "Min", "Max"})
+_ALL_OPERANDS = frozenset({"Concat", "Add", "Mul", "Sum", "Mean", "Min", "Max"})
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _MOST_NODES = 16  # looked at before the answer is "unknown"
 _MOST_BYTES = 4096  # of a constant that is read for its sign
@@ -47,6 +47,8 @@ def _proven(value: ir.Value | None, order: dict[ir.Node, None], left: list[int])
         sure = True
     elif is_op(node, "Clip") and "min" in node.attributes:  # up to opset 10
         sure = min(attribute(node, "min", -1.0), attribute(node, "max", 0.0)) >= 0
+    elif is_op(node, "Div"):  # by -0.0 it would be -∞, and what is not below zero may be that
+        sure = _constant_at_least_zero(node.inputs[1], above=True) and _proven(node.inputs[0], order, left)
     elif is_op(node, *_FIRST_OPERAND) or (is_op(node, "MaxPool") and not _dilated(node)):
         sure = _proven(node.inputs[0], order, left)
     else:
@@ -65,12 +67,12 @@ def _lower_bounds(node: ir.Node) -> list[ir.Value | None]:
     return bounds[:1] if upper is None or _constant_at_least_zero(upper) else []
 
 
-def _constant_at_least_zero(value: ir.Value | None) -> bool:
+def _constant_at_least_zero(value: ir.Value | None, above: bool = False) -> bool:
     tensor = constant_tensor(value)
     if tensor is None or tensor.nbytes > _MOST_BYTES or tensor.dtype not in _FLOATS:
         return False
     array = constant(value)
-    return array is not None and array.size > 0 and bool((array >= 0).all())
+    return array is not None and array.size > 0 and bool((array > 0 if above else array >= 0).all())
 
 
 def _is_square(node: ir.Node) -> bool:

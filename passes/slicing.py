@@ -48,6 +48,8 @@ def parts_of(node: ir.Node, version: int) -> dict[int, Part] | None:
         step = int(steps[k]) if steps is not None else 1
         if axis is None or axis in result or step == 0:
             return None
+        if step < 0 and stop >= END:  # nothing, says the specification; all down to the start, says onnxruntime
+            return None
         result[axis] = (int(start), int(stop), step)
     return result
 

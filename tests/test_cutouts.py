@@ -57,6 +57,14 @@ def test_other_shapes_and_types_are_differences() -> None:
     assert check([case("old = Neg(x)", "t = Neg(x) new = Cast<to = 11>(t)")], HOST).failed
 
 
+def test_scalars() -> None:
+    scalar = value(ir.DataType.FLOAT)
+    verdict = check(
+        [case("old = Neg(x)", "new = Neg(x)", x=scalar), case("old = Exp(x)", "new = Abs(x)", "m", x=scalar)], HOST
+    )
+    assert (list(verdict.failed), verdict.unchecked) == (["m"], {})
+
+
 def test_one_channel_wrong_by_a_thousandth() -> None:
     factors = np.array([1e6, 1, 1], np.float32)[:, None]
     wrong = factors.copy()
