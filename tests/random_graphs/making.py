@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx
 from hypothesis import strategies as st
 
-from tests.random_graphs import computed, control, general, images, layers, spatial
+from tests.random_graphs import computed, control, general, images, layers, spatial, written
 from tests.random_graphs.builder import LEAST, MOST, Builder, Move
 
 ANY: list[Move] = [
@@ -23,7 +23,8 @@ ANY: list[Move] = [
     general.constant_branch, general.dead, control.branches,
     control.branches, control.loop, control.sequence, control.function, control.where, computed.view, computed.zeros,
     computed.gathered, computed.repeated, computed.extremes, computed.constant_output, computed.embedding,
-    spatial.newer_activation, spatial.normalized, spatial.quantized_input,
+    spatial.newer_activation, spatial.normalized, spatial.quantized_input, written.written_softmax,
+    written.written_softsign, written.requantized,
 ]  # fmt: skip
 BY_RANK: dict[int, list[Move]] = {
     2: [
@@ -33,14 +34,15 @@ BY_RANK: dict[int, list[Move]] = {
     ],
     3: [
         layers.matmul, layers.layers, layers.layer_affine, layers.projections, layers.layer_norm, layers.lift,
-        computed.einsum, computed.added_token, computed.masked, spatial.conv_nd, spatial.pool_nd,
+        written.attention, written.attention, written.channels_last_head, computed.einsum, computed.added_token,
+        computed.masked, spatial.conv_nd, spatial.pool_nd,
         spatial.quantized_weight,
     ],
     4: [
         images.conv, images.conv_same, images.conv_bn, images.conv_bn, images.conv_affine, images.bn_conv,
         images.residual, images.multi_branch, images.siblings, images.conv_chain, general.batch_norm,
         images.pad_reader, images.pool, images.global_pool, images.flat, images.head, images.reduce_squeeze,
-        images.resize, images.focus, images.shuffle, images.tokens, images.conv_transpose,
+        images.resize, images.focus, images.shuffle, images.tokens, images.conv_transpose, written.channels_last_head,
         computed.masked, spatial.depth_space, spatial.pixel_shuffle, spatial.upsampled, spatial.quantized_weight,
     ],
     5: [general.batch_norm, images.flat, spatial.conv_nd, spatial.conv_nd, spatial.pool_nd],
