@@ -19,7 +19,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help venv demo test lint bench bench-simplify dist clean
+.PHONY: help venv demo test lint bench bench-simplify bench-random bench-order dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,12 @@ bench: $(STAMP)  ## run the benchmarks (ARGS="--rivals FOLDER": beside other too
 
 bench-simplify: $(STAMP)  ## run the benchmark of simplify (ARGS="--peers-python PATH": beside other tools)
 	@$(BIN)/python -m tests.bench.simplify $(ARGS)
+
+bench-random: $(STAMP)  ## run 5,000 random graphs through simplify (minutes)
+	@$(BIN)/python -m tests.bench.random_graphs $(ARGS)
+
+bench-order: $(STAMP)  ## report what another order of the nodes saves in memory
+	@$(BIN)/python -m tests.bench.order $(ARGS)
 
 dist: $(STAMP)  ## build the sdist and the wheel into dist/
 	@rm -rf build dist *.egg-info

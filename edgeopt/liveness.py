@@ -75,6 +75,46 @@ class Liveness:
     unknown: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Tensors that share one buffer in every order of the nodes (rules 2 and 3).
+
+    Attributes:
+        size_bytes: Of the largest of them.
+        producer: The step that writes the first of them, in the graph's own order.
+        users: The other steps that read or write them, in rising order.
+        to_the_end: One of them is a graph output.
+        of_caller: One of them is a graph input: nothing is written over them.
+    """
+
+    size_bytes: int
+    producer: int
+    users: tuple[int, ...]
+    to_the_end: bool
+    of_caller: bool
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What the memory of a graph depends on, whatever the order of its nodes.
+
+    Attributes:
+        buffers: Those of one byte and more.
+        overwritable: Step of an element-wise node to the buffers that its result may take, in the order of its
+            operands (rule 4): each of them if this node is the last that touches it.
+        unknown: Values whose size is not known; they count as 0 bytes.
+    """
+
+    buffers: list[Shared]
+    overwritable: dict[int, list[int]]
+    unknown: list[str]
+
+
+def sharing(graph: ir.Graph, *, is_body: bool = False) -> Sharing:
+    """The same as ``analyse`` before the order of the nodes comes in."""
+    return _Analysis(graph, is_body).sharing()
+
+
 def analyse(graph: ir.Graph, *, is_body: bool = False) -> Liveness:
     """Buffers and lifetimes of one graph whose shapes are resolved (``static_shapes.resolve``).
 
@@ -110,13 +150,16 @@ class _Analysis:
                 found.update(node.outputs)
         return found
 
-    def result(self) -> Liveness:
+    def _values(self) -> list[ir.Value]:
+        return [*self.inputs, *(v for n in self.nodes for v in n.outputs if v not in self.constant and v.name)]
+
+    def _buffers(self) -> dict[ir.Value, Buffer]:
+        """Rules 1 to 3: the root of the values that share a buffer to the buffer."""
         self._fold_quantize()
         self._fold_dequantize()
         self._share_views()
-        values = [*self.inputs, *(v for n in self.nodes for v in n.outputs if v not in self.constant and v.name)]
         buffer_of: dict[ir.Value, Buffer] = {}
-        for value in values:
+        for value in self._values():
             root = self._root(value)
             if root not in buffer_of:
                 producer = root.producer()
@@ -128,6 +171,41 @@ class _Analysis:
             buffer.last = max(buffer.last, *self._reads(value), buffer.first)
             if root is value or value in self.item_dtype:
                 buffer.size_bytes = max(buffer.size_bytes, self._bytes(value))
+        return buffer_of
+
+    def sharing(self) -> Sharing:
+        buffer_of = self._buffers()
+        users: dict[ir.Value, set[int]] = {root: set() for root in buffer_of}
+        ends = {self._root(v) for v in self.outputs}
+        for value in self._values():
+            producer = value.producer()
+            users[self._root(value)] |= {*self._reads(value), self.step.get(producer, 0) if producer is not None else 0}
+        roots = [root for root, buffer in buffer_of.items() if buffer.size_bytes]
+        number = {root: i for i, root in enumerate(roots)}
+        of_caller = {self._root(v) for v in self.inputs}
+        behind = {0, len(self.nodes) + 1}
+        buffers = [
+            Shared(b.size_bytes, b.first, tuple(sorted(users[r] - behind - {b.first})), r in ends, r in of_caller)
+            for r, b in ((r, buffer_of[r]) for r in roots)
+        ]
+        overwritable: dict[int, list[int]] = {}
+        for node in self.nodes:
+            target = number.get(self._root(node.outputs[0])) if is_op(node, *ELEMENT_WISE) else None
+            if target is None or buffers[target].producer != self.step[node]:
+                continue
+            sources = [number.get(self._root(v)) for v in node.inputs if v is not None and v not in self.constant]
+            overwritable[self.step[node]] = [
+                s
+                for s in dict.fromkeys(sources)
+                if s is not None
+                and s != target
+                and buffers[s].size_bytes == buffers[target].size_bytes
+                and not (buffers[s].of_caller or buffers[s].to_the_end)
+            ]
+        return Sharing(buffers, overwritable, self.unknown)
+
+    def result(self) -> Liveness:
+        buffer_of = self._buffers()
         left = self._write_in_place(buffer_of)
         buffers = [b for b in buffer_of.values() if id(b) not in left]
         steps = ["inputs", *(node_key(n) for n in self.nodes), "outputs"]

@@ -163,7 +163,7 @@ class _Run:
         self.steps.append(_Step(rule, applied))
         if not self.oracle.enabled or not applied.hits:
             return {}
-        replaced = {c.anchor: c.replaced for c in applied.cases}
+        replaced = {c.anchor: [(name, v.name or "") for name, v in c.replaced] for c in applied.cases}
         verdict = cutouts.check(applied.cases, self.host, self.oracle.seed)
         applied.cases = [c for c in applied.cases if c.anchor in verdict.unchecked]
         self.steps[-1].error = verdict.max_abs_error

@@ -21,10 +21,12 @@ from edgeopt.evaluation import output_json
 from edgeopt.feeds import runnable_feed
 from edgeopt.findings import findings
 from edgeopt.graph import input_specs, op_histogram, output_specs
+from edgeopt.node_order import reorder
 from edgeopt.progress import Progress, counting, silent
 from edgeopt.report import device_part, head, size_part
 from edgeopt.request import Shapes, check_seed, check_threads, host_device, open_model
 from edgeopt.runtime import Session
+from edgeopt.static_shapes import dims_of_feed
 
 _MEASURE_S = 3.0
 
@@ -64,7 +66,7 @@ def profile(
 
     Latency is measured interleaved with nothing else, after warm-up: median, p90 and the 90 % interval of the
     median. Node times are rescaled so that they add up to the un-profiled median. Memory is a lower bound from
-    liveness, an arena plan, and the measured peak of a fresh process.
+    liveness, an arena plan, what another order of the nodes would need, and the measured peak of a fresh process.
 
     Args:
         model: See the module.
@@ -92,13 +94,16 @@ def profile(
             progress(f"measuring on {target.name}")
             feed = given if given is not None else runnable_feed(Session(loaded.model, threads=threads), specs, seed)
             used = memory.measure(loaded.model, feed, threads=threads)
+            order = reorder(loaded.model, dims_of_feed(loaded.model, feed))
             found = latency.measure({"model": Session(loaded.model, threads=threads)}, feed, budget_s=_MEASURE_S)[
                 "model"
             ]
             nodes = node_times.per_node(loaded.model, feed, found.median_ms, threads)
             entry |= {"latency_ms": found.as_json(), "memory": used.as_json(), "nodes": [n.as_json() for n in nodes]}
         else:
+            order = reorder(loaded.model)
             entry["memory"] = memory.estimate(loaded.model).as_json()
+        entry["memory"]["node_order"] = order.as_json()
         result["profiles"].append(entry)
     return result
 

@@ -90,7 +90,7 @@ def passes_part(passes: Sequence[PassReport], explain: bool = False) -> list[dic
             "seconds": round(p.seconds, 4),
         }
         if explain:
-            entry["rewrites"] = [{"node": h.anchor, "replaced": list(h.nodes)} for h in p.hits]
+            entry["rewrites"] = [{"node": h.anchor, "replaced": list(h.nodes), "made": list(h.made)} for h in p.hits]
         result.append(entry)
     return result
 

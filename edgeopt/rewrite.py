@@ -121,7 +121,7 @@ class Case:
     constants: dict[str, ir.TensorProtocol]
     inputs: dict[str, ir.Value]
     uncheckable: str | None = None
-    replaced: list[tuple[str, str]] = field(default_factory=list)  # names in the graph, before and after
+    replaced: list[tuple[str, ir.Value]] = field(default_factory=list)  # names in the graph, and what is there now
     sizes: dict[str, Sequence[Size]] = field(default_factory=dict)  # dims of inputs that depend on each other
 
 
@@ -236,8 +236,7 @@ def apply(
         _replace(answer, workspace.names, rule.name, model)
         workspace.add(answer)
         if cases:
-            new_names = (new.name or "" for _, new in answer.outputs)
-            result.cases[-1].replaced = list(zip(old_names, new_names, strict=True))
+            result.cases[-1].replaced = list(zip(old_names, (new for _, new in answer.outputs), strict=True))
         gone = tuple(n.name or "" for n in answer.nodes if n.graph is None) or (anchor,)
         result.hits.append(Hit(anchor, gone, tuple(n.name or "" for n in answer.replacement)))
         enqueue(answer.replacement)
@@ -328,10 +327,11 @@ def _replace(rewrite: Rewrite, names: Names, rule: str, model: ir.Model) -> None
     for node in rewrite.nodes:
         if not any(o.uses() or o.is_graph_output() for o in node.outputs):
             _remove(node)
+    free = {n.name: n for n in rewrite.nodes if n.graph is None}
     for node in rewrite.replacement:  # what takes a place takes its name: reports and anchors stay readable
-        if any(n.graph is None and n.name == wanted[node] for n in rewrite.nodes):
+        taken = free.pop(wanted[node], None)  # only one of those that ask for it
+        if taken is not None:
             node.name = wanted[node]
-            taken = next(n for n in rewrite.nodes if n.graph is None and n.name == wanted[node])
             for key, text in taken.metadata_props.items():
                 node.metadata_props.setdefault(key, text)
     for old, new in rewrite.outputs:

@@ -28,6 +28,7 @@ from edgeopt.feeds import runnable_feed
 from edgeopt.graph import Array, input_specs
 from edgeopt.graph import opset as opset_of
 from edgeopt.latency import Ratio
+from edgeopt.node_order import has_only_order, reorder
 from edgeopt.onnxsim_pass import run_onnxsim
 from edgeopt.ops import Count, count
 from edgeopt.oracle import Oracle, PassReport
@@ -53,6 +54,8 @@ from edgeopt.simplifier import Simplified
 from edgeopt.simplifier import simplify as simplify_model
 
 _MEASURE_S = 3.0
+_MANY_NODES = 1000  # counting what the only order needs takes as long as some passes
+_MOST_NODES_UNVERIFIED = 4000
 _QUICK_MEASURE_S = 1.0
 
 
@@ -71,6 +74,8 @@ def simplify(
     progress: Progress = silent,
 ) -> Result:
     """Apply all exact passes; the standard domain is kept, and the opset unless another one is asked for.
+
+    At the end the nodes are put in the order in which their activations need the least memory, where that is less.
 
     Args:
         model: See the module.
@@ -132,14 +137,21 @@ def simplify(
     passes = foreign + done.passes
     result = done.model
     counted: Count | None = count(result)  # while the types are there
+    warnings = list(done.warnings)
+    order_part, moved, why = dict[str, Any](), False, _no_order(result, verify=verify)
+    if why is None:
+        progress("ordering the nodes")
+        order = reorder(result)
+        result, order_part, moved = order.model, order.as_json(), order.changed
+    elif why:
+        warnings.append(why)
     shapes.forget_inferred(result, shapes.stated(base))
     if opset is not None and opset < opset_of(result):  # what was folded needs no conversion
         progress(f"converting to opset {opset}")
         result, counted = conversions.to_opset(loaded, result, opset, seed=seed).model, None
-    changed = converted or any(p.changed for p in passes)
+    changed = converted or moved or any(p.changed for p in passes)
     if changed:
         finisher(loaded, "simplify", passes)(result, FLOAT)
-    warnings = list(done.warnings)
     if not verify:
         warnings.append("the rewrites were not verified (--no-verify)")
     report = head(loaded)
@@ -161,11 +173,14 @@ def simplify(
                 f"the original is kept: simplified it ran {ratio.median:.2f} times as fast on {target.name}"
             )
             result, message, after, changed = loaded.model.clone(), None, dict(before), False
+            order_part = {}
         else:
             after |= timed_after
             speedup = ratio.median
     if converted:
         report["opset"] = opset
+    if order_part:
+        report["node_order"] = order_part
     report |= {
         "before": before,
         "after": after,
@@ -175,6 +190,16 @@ def simplify(
         "warnings": warnings,
     }
     return Result(result, report, unchanged=not changed, _loaded=loaded, _message=message)
+
+
+def _no_order(model: ir.Model, *, verify: bool) -> str | None:
+    """Why the order of the nodes is left alone; empty if there is only one, None if it is not."""
+    nodes = len(model.graph)
+    if nodes > _MANY_NODES and has_only_order(model.graph):
+        return ""
+    if nodes > _MOST_NODES_UNVERIFIED and not verify:
+        return f"the order of {nodes} nodes was left as it is (--no-verify: no search in so many)"
+    return None
 
 
 def quantize(

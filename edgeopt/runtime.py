@@ -167,7 +167,7 @@ class Session:
 
 
 def _open(source: str | bytes, session_options: ort.SessionOptions) -> ort.InferenceSession:
-    return ort.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(source, session_options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def short(error: BaseException) -> str:

@@ -326,6 +326,17 @@ def _rank(of: Known, node: ir.Node, _: int) -> Sequence[Size | None] | None:
     return [sizes.number(len(dims[slice(start, end)]))]
 
 
+def _carried(of: Known, node: ir.Node, index: int) -> Sequence[Size | None] | None:
+    """Loop: what it carries, where a trip gives the dims that it was given."""
+    given, body = input_or_none(node, index + 2), attribute(node, "body")
+    if body is None or index + 3 > len(body.inputs) or index + 1 >= len(body.outputs):
+        return None
+    start, end = of.dims(given), of.dims(body.outputs[index + 1])
+    if start is None or end is None or len(start) != len(end):
+        return None
+    return [a if a == b and a.integer is not None else None for a, b in zip(start, end, strict=True)]
+
+
 DIMS: dict[str, Callable[[Known, ir.Node, int], Sequence[Size | None] | None]] = {
     "Transpose": _transposed,
     "Concat": _joined,
@@ -348,4 +359,5 @@ DIMS: dict[str, Callable[[Known, ir.Node, int], Sequence[Size | None] | None]] =
     "Pad": _padded,
     "ConstantOfShape": _filled_dims,
     "Shape": _rank,
+    "Loop": _carried,
 }

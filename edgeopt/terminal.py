@@ -104,6 +104,8 @@ def _rewritten(console: Console, report: dict[str, Any], verbose: bool) -> None:
         console.print("agreement with the original: " + _agreement_text(report["agreement"]))
     _candidates(console, report)
     _passes(console, report, verbose)
+    if "node_order" in report:
+        console.print(f"activations: {_order_text(report['node_order'])}")
     if "int8" in report:
         _int8(console, report["int8"], verbose)
     console.print(f"verdict: [bold]{escape(report['verdict'])}[/]")
@@ -146,6 +148,15 @@ def _before_after(console: Console, report: dict[str, Any]) -> None:
     console.print(table)
 
 
+def _order_text(order: dict[str, Any]) -> str:
+    before, after = order["peak_bytes_before"], order["peak_bytes_after"]
+    if "reason" in order:
+        return f"peak {size_text(before)}; no other order of the nodes was looked for: {escape(order['reason'])}"
+    least = "the least of any order" if order["optimal"] else f"at most {order['gap']:.1%} above the least of any order"
+    change = f"{size_text(before)} → {size_text(after)} by another order of the nodes" if after < before else ""
+    return f"peak {change or size_text(after)}, {least}; arena {size_text(order['arena_bytes_after'])}"
+
+
 def _agreement_text(agreement: dict[str, Any]) -> str:
     parts = []
     if "top1_agreement" in agreement:
@@ -186,16 +197,26 @@ def _passes(console: Console, report: dict[str, Any], verbose: bool) -> None:
     if not report.get("passes"):
         return
     table = _table("pass", "hits", "skips", "rolled back", "max error")
+    idle = 0
     for p in report["passes"]:
+        found = p["hits"] or p["skips"] or p["rolled_back"] or p["removed_initializers"]
+        if not found and not verbose:
+            idle += 1
+            continue
         table.add_row(
             p["name"], str(p["hits"]), str(len(p["skips"])), str(len(p["rolled_back"])), f"{p['max_abs_error']:.1e}"
         )
-    console.print(table)
+    if idle < len(report["passes"]):
+        console.print(table)
+    if idle:
+        console.print(f"{idle} {'more ' if idle < len(report['passes']) else ''}passes found nothing to do")
     for p in report["passes"]:
         for entry in p["rolled_back"]:
             console.print(f"[red]rolled back[/] {p['name']} at {escape(entry['node'])}: {escape(entry['reason'])}")
         for rewrite in p.get("rewrites", []):
-            console.print(f"  {p['name']} at {escape(rewrite['node'])}: {escape(', '.join(rewrite['replaced']))}")
+            made = f" → {', '.join(rewrite['made'])}" if rewrite["made"] else ""
+            text = escape(", ".join(rewrite["replaced"]) + made)
+            console.print(f"  {p['name']} at {escape(rewrite['node'])}: {text}")
         if verbose or "rewrites" in p:
             for entry in p["skips"]:
                 console.print(f"  {p['name']} skipped {escape(entry['node'])}: {escape(entry['reason'])}")
@@ -251,6 +272,8 @@ def _profile(console: Console, report: dict[str, Any], verbose: bool) -> None:
             f"memory: activations at least {size_text(m['activation_lower_bound_bytes'])}, arena "
             f"{size_text(m['arena_bytes'])}{peak}"
         )
+        if "node_order" in m:
+            console.print(f"order of the nodes: {_order_text(m['node_order'])}")
         nodes = sorted(profile.get("nodes", []), key=lambda n: -n["latency_ms"])
         if nodes:
             table = _table("node", "op", "ms", "share", "bound")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from edgeopt.passes.attention_axes import AttentionAxes
 from edgeopt.passes.canonicalize import Canonicalize
 from edgeopt.passes.common_subexpressions import CommonSubexpressions
 from edgeopt.passes.constants_to_initializers import ConstantsToInitializers
@@ -24,6 +25,7 @@ from edgeopt.passes.fold_gathers import FoldGathers
 from edgeopt.passes.fold_pad import FoldPad
 from edgeopt.passes.fold_pads import FoldPads
 from edgeopt.passes.fold_reduce_shape import FoldReduceShape
+from edgeopt.passes.fold_requantize import FoldRequantize
 from edgeopt.passes.fold_reshapes import FoldReshapes
 from edgeopt.passes.fold_resize import FoldResize
 from edgeopt.passes.fold_shapes import FoldShapes
@@ -36,6 +38,10 @@ from edgeopt.passes.inline_if import InlineIf
 from edgeopt.passes.merge_conv_sum import MergeConvSum
 from edgeopt.passes.merge_linear_chain import MergeLinearChain
 from edgeopt.passes.merge_parallel_layers import MergeParallelLayers
+from edgeopt.passes.recognize_gates import RecognizeGates
+from edgeopt.passes.recognize_norms import RecognizeNorms
+from edgeopt.passes.recognize_slopes import RecognizeSlopes
+from edgeopt.passes.recognize_softmax import RecognizeSoftmax
 from edgeopt.passes.reduce_to_pool import ReduceToPool
 from edgeopt.passes.remove_noops import RemoveNoops
 from edgeopt.passes.resolve_sequences import ResolveSequences
@@ -58,7 +64,12 @@ EXACT: tuple[Rule, ...] = (
     RemoveNoops(),  # an Identity or Dropout in between hides a pair from the folds
     Canonicalize(),  # one form of each thing for the folds to look for
     FoldCasts(),  # before the folds that stop at a Cast
+    FoldRequantize(),  # before what stops at a DequantizeLinear
     FoldClips(),  # a chain of clamps hides what could be merged with a layer
+    RecognizeGates(),  # before the folds of affine maps, which would take parts of the formulas into layers
+    RecognizeSlopes(),  # likewise
+    RecognizeSoftmax(),  # likewise
+    RecognizeNorms(),  # before ReduceToPool, which would take the means of its formula
     FoldConcat(),  # hands operands on to the readers
     FoldGathers(),  # makes Slices of neighbours, which the next merges
     FoldSlices(),  # gives Splits, which the Concats of the next round undo
@@ -81,5 +92,6 @@ EXACT: tuple[Rule, ...] = (
     SpaceDepth(),  # after a Pad in front of the Conv is gone
     MergeParallelLayers(),  # what is left beside each other
     WriteGemm(),  # last of these: the others know MatMul and Add apart
+    AttentionAxes(),  # over the Reshapes and Transposes that are left
     DeadCode(),  # last: drops what the others left behind
 )

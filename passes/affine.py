@@ -9,22 +9,26 @@
     -x                   s = -1
 
 Scale and shift are float64 arrays that broadcast against x as the node's own constant does. Read as None: integers
-(their Div rounds), constants on both sides, elementwise nodes before opset 7 (they broadcast by an attribute).
+(their Div rounds), constants on both sides or larger than a map per channel would be, elementwise nodes before opset 7
+(they broadcast by an attribute).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import Array, Dims, attribute, constant, constant_value, dims_of, input_or_none, is_op
+from edgeopt.graph import Array, Dims, constant, constant_tensor, constant_value, dims_of, input_or_none, is_op
 from edgeopt.parity import is_float, machine_epsilon
+from edgeopt.passes.fold_batchnorm import affine as batchnorm_affine
+from edgeopt.passes.fold_batchnorm import inference_problem
 
 ELEMENTWISE = frozenset({"Mul", "Div", "Add", "Sub", "Neg"})
 AFFINE_OPS = ELEMENTWISE | {"BatchNormalization"}
+_MOST_ELEMENTS = 1 << 18  # of a constant that is worth looking at
 _LOST = 16  # a constant of 1 / (16 epsilon) leaves 4 bits of a 1 that is added to it
 
 
@@ -67,28 +71,6 @@ class Affine:
         return self.nodes[0].outputs[0]
 
 
-def batchnorm_affine(node: ir.Node) -> tuple[Array, Array] | None:
-    """Scale s and shift t, float64 [C], of a BatchNormalization node; None if a parameter is not constant."""
-    parameters = [constant(input_or_none(node, k)) for k in range(1, 5)]
-    gamma, beta, mean, var = (None if p is None else p.astype(np.float64) for p in parameters)
-    if gamma is None or beta is None or mean is None or var is None:
-        return None
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
-        return scale, beta - mean * scale
-
-
-def inference_problem(node: ir.Node, version: int) -> str | None:
-    """Why a BatchNormalization is more than one affine map per channel, or None."""
-    if attribute(node, "training_mode", 0) or (version < 7 and not attribute(node, "is_test", 0)):
-        return "training mode: mean and variance come from the batch"
-    if not attribute(node, "spatial", 1):
-        return "spatial=0: statistics per element, not per channel"
-    if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
-        return "its running statistics are used elsewhere"
-    return None
-
-
 def read(node: ir.Node, version: int, rank: int | None = None) -> Affine | str | None:
     """The affine map that a node computes; why it is none, where a reader would expect one; else None.
 
@@ -97,20 +79,30 @@ def read(node: ir.Node, version: int, rank: int | None = None) -> Affine | str |
         version: The opset.
         rank: Of its input, where the caller knows it.
     """
+    found = _read(node, version, rank)
+    if isinstance(found, Affine) and not is_op(node, "BatchNormalization") and _rounds_with_neighbour(found, version):
+        return "it rounds on purpose, together with the constant that is added or taken away beside it"
+    return found
+
+
+def _read(node: ir.Node, version: int, rank: int | None) -> Affine | str | None:
     if is_op(node, "BatchNormalization"):
         return _read_batchnorm(node, version, rank)
     if version < 7 or not is_op(node, *ELEMENTWISE):
         return None
     if node.op_type == "Neg":
         x = node.inputs[0]
-        if x is None or x.dtype is None or not is_float(x.dtype.numpy()) or constant(x) is not None:
+        if x is None or x.dtype is None or not is_float(x.dtype.numpy()) or constant_tensor(x) is not None:
             return None
         return Affine((node,), x, np.array(-1.0), np.array(0.0), np.dtype(x.dtype.numpy()))
     for position in (1, 0):
         other = input_or_none(node, 1 - position)
-        array = constant(input_or_none(node, position))
-        if array is None or other is None or constant(other) is not None or not is_float(array.dtype) or not array.size:
+        tensor = constant_tensor(input_or_none(node, position))
+        if tensor is None or other is None or constant_tensor(other) is not None:
             continue
+        if not 0 < tensor.size <= _MOST_ELEMENTS or not is_float(tensor.dtype.numpy()):
+            continue
+        array = np.asarray(tensor.numpy())
         if position == 0 and node.op_type == "Div":
             return None
         scale, shift = _terms(node.op_type, array.astype(np.float64), position)
@@ -163,7 +155,9 @@ def chained(first: Affine, version: int, limit: int = 8) -> Affine:
         if producer is None or producer.graph is not below.graph or not read_by_one(total.source):
             break
         found = read(producer, version)
-        if not isinstance(found, Affine) or found.dtype != total.dtype or rounds(found.shift, total):
+        if not isinstance(found, Affine) or found.dtype != total.dtype:
+            break
+        if rounds(found.shift, total.scale, total.shift, total.dtype):
             break
         with np.errstate(all="ignore"):
             scale, shift = found.scale * total.scale, found.shift * total.scale + total.shift
@@ -175,36 +169,41 @@ def chained(first: Affine, version: int, limit: int = 8) -> Affine:
     return total
 
 
-def rounds(inner: Array, outer: Affine) -> bool:
-    """Whether the pair rounds x on purpose: adds a constant so large that x loses its last bits, and takes it away."""
-    least = 1 / (_LOST * machine_epsilon(outer.dtype))
-    moved = inner * outer.scale
-    total = np.abs(moved + outer.shift)
-    return bool(((np.abs(inner) > least) & (total < np.abs(moved) / 2)).any())
+def rounds(inner: Array, scale: Array, shift: Array, dtype: np.dtype[np.generic]) -> bool:
+    """Whether scale (x + inner) + shift rounds x on purpose.
+
+    That is, adds a constant so large that x loses its last bits, and takes it away again.
+    """
+    moved = inner * scale
+    return bool((_is_large(inner, dtype) & (np.abs(moved + shift) < np.abs(moved) / 2)).any())
+
+
+def _is_large(shift: Array, dtype: np.dtype[np.generic]) -> Array:
+    return np.asarray(np.abs(shift) * (_LOST * machine_epsilon(dtype)) > 1)
+
+
+def _rounds_with_neighbour(map_: Affine, version: int) -> bool:
+    if not _is_large(map_.shift, map_.dtype).any():
+        return False
+    producer = map_.source.producer()
+    inner = _read(producer, version, None) if producer is not None else None
+    outer = [_read(reader, version, None) for reader in map_.output.consumers()]
+    pairs = [(inner, map_), *((map_, reader) for reader in outer)]
+    return any(
+        isinstance(a, Affine) and isinstance(b, Affine) and rounds(a.shift, b.scale, b.shift, b.dtype) for a, b in pairs
+    )
+
+
+def discard(nodes: Iterable[ir.Node]) -> None:
+    """Nodes that are not put into a graph after all read nothing any more: they would count among the readers."""
+    for node in nodes:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
 
 
 def read_by_one(value: ir.Value) -> bool:
     """One use, and no output of the graph."""
     return len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def along(array: Array, axis: int, channels: int, rank: int | None) -> Array | None:
-    """The constant as one value per channel, [C]; None if it is not, or if it would enlarge what it meets.
-
-    Args:
-        array: Broadcasts against a tensor of that rank.
-        axis: The channels' axis, counted from the end: negative.
-        channels: Their number C.
-        rank: None if unknown; then the tensor has at least ``-axis`` dimensions.
-    """
-    if array.ndim > (rank or -axis):
-        return None
-    if array.ndim < -axis:
-        return np.full(channels, float(array.reshape(-1)[0])) if array.size == 1 else None
-    others = [d for k, d in enumerate(array.shape) if k != array.ndim + axis]
-    if any(d != 1 for d in others) or array.shape[axis] not in (1, channels):
-        return None
-    return np.broadcast_to(array.reshape(-1), channels)
 
 
 def keeps_shape(dims: Dims | None, arrays: Sequence[Array]) -> bool:
@@ -243,13 +242,6 @@ def node_of(op: str, inputs: Sequence[ir.Value | None], name: str, like: ir.Valu
     shape = like.shape.copy() if like is not None and like.shape is not None else None
     output = ir.Value(name=f"{name}/output", type=like.type if like is not None else None, shape=shape)
     return ir.Node("", op, inputs=inputs, name=name, outputs=[output])
-
-
-def discard(nodes: Sequence[ir.Node] | None) -> None:
-    """Let go of nodes that were made for nothing: until then they count as readers of what they read."""
-    for node in nodes or ():
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
 
 
 def constant_like(name: str, array: Array, dtype: np.dtype[np.generic]) -> ir.Value | None:

@@ -2,13 +2,17 @@
 
     f(s x + t) = s f(x) + t        for f one of
 
-1. AveragePool, GlobalAveragePool    weights that sum to 1; with zeros of pads that count (count_include_pad)
-                                     or may count (ceil_mode) only for t = 0
-2. MaxPool, GlobalMaxPool            s > 0; pads count as -inf
-3. Relu, LeakyRelu                   s > 0 and t = 0
+1. AveragePool, GlobalAveragePool,   weights that sum to 1; with zeros of pads that count (count_include_pad)
+   ReduceMean, Resize                or may count (ceil_mode) only for t = 0; not over the channels; no crop of Resize
+2. MaxPool, GlobalMaxPool,           s > 0; pads count as -inf
+   ReduceMax, ReduceMin
+3. Relu, LeakyRelu, PRelu, Abs       s > 0 and t = 0
 4. Transpose, Reshape, Flatten,      the channels lie on another axis, or several elements of it belong to one channel
    Squeeze, Unsqueeze
-5. Identity, Dropout in inference
+5. DepthToSpace                      from its output to its input: a channel is made of several
+6. Pad                               not of the channels; zeros only for t = 0
+7. ReduceSum                         t = 0
+8. Identity
 
 A map that is one number commutes with views of any shape.
 """
@@ -23,14 +27,15 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import Array, attribute, constant, dims_of, input_or_none, is_op
+from edgeopt.passes.fold_pads import amounts
+from edgeopt.passes.fold_reduce_shape import reduced_axes
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-COMMUTING = frozenset(
-    {
-        *("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Relu", "LeakyRelu"),
-        *("Transpose", "Identity", "Dropout", *VIEWS),
-    }
-)
+_POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum")
+_POSITIVE = ("Relu", "LeakyRelu", "PRelu", "Abs")
+_OTHERS = ("Transpose", "Identity", "DepthToSpace", "Pad", "Resize")
+COMMUTING = frozenset({*_POOLS, *_REDUCTIONS, *_POSITIVE, *_OTHERS, *VIEWS})
 _MOST_ELEMENTS = 1 << 22  # of one sample, that a view is followed through
 
 
@@ -117,25 +122,26 @@ def through(node: ir.Node, map_: Channels, *, up: bool) -> Channels | str | None
     source, output = input_or_none(node, 0), node.outputs[0]
     if source is None or not is_op(node, *COMMUTING) or any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
         return None
-    if node.op_type in ("Relu", "LeakyRelu"):
+    if node.op_type in _POSITIVE:
         fits = (map_.scale > 0).all() and not map_.shift.any()
         return map_ if fits else f"{node.op_type} {node.name!r} commutes with positive factors only"
-    if node.op_type == "Identity" or (node.op_type == "Dropout" and _inert(node)):
+    if node.op_type == "Identity":
         return map_
-    if node.op_type in ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"):
+    if node.op_type in _POOLS:
         return _pool(node, map_, rank_of(source) or rank_of(output))
     if node.op_type == "Transpose":
         return _transposed(node, map_, rank_of(source) or rank_of(output), up)
-    if node.op_type not in VIEWS:
-        return None
+    if node.op_type in _REDUCTIONS:
+        return _reduction(node, map_, rank_of(source), up)
+    if node.op_type == "DepthToSpace":
+        return _depth_to_space(node, map_, up)
+    if node.op_type == "Pad":
+        return _pad(node, map_)
+    if node.op_type == "Resize":
+        return _resize(node, map_, source)
     if map_.axis is None:
         return map_
     return _view(node, map_, output if up else source, source if up else output)
-
-
-def _inert(node: ir.Node) -> bool:
-    training = input_or_none(node, 2)
-    return training is None or bool((found := constant(training)) is not None and not found.any())
 
 
 def _pool(node: ir.Node, map_: Channels, rank: int | None) -> Channels | str:
@@ -147,6 +153,65 @@ def _pool(node: ir.Node, map_: Channels, rank: int | None) -> Channels | str:
     counted = (attribute(node, "count_include_pad", 0) and padded) or attribute(node, "ceil_mode", 0)
     if counted and map_.shift.any():
         return f"the pads of {node.op_type} {node.name!r} count as zeros"
+    return map_
+
+
+def _reduction(node: ir.Node, map_: Channels, rank: int | None, up: bool) -> Channels | str:
+    what = f"{node.op_type} {node.name!r}"
+    if node.op_type in ("ReduceMax", "ReduceMin") and not (map_.scale > 0).all():
+        return f"{what} commutes with positive factors only"
+    if node.op_type == "ReduceSum" and map_.shift.any():
+        return f"{what} adds the shift up"
+    if map_.axis is None:
+        return map_
+    axes = reduced_axes(node)
+    if rank is None or axes is None:
+        return f"the axes of {what} are unknown"
+    kept = [k for k in range(rank) if k not in axes or attribute(node, "keepdims", 1)]
+    here = len(kept) + map_.axis if up else rank + map_.axis
+    if here < 0:
+        return f"it changes no axis of {what}"
+    inside = kept[here] if up else here
+    if inside in axes:
+        return f"{what} is over the axis that it changes"
+    return Channels(inside - rank if up else kept.index(inside) - len(kept), map_.scale, map_.shift)
+
+
+def _depth_to_space(node: ir.Node, map_: Channels, up: bool) -> Channels | str:
+    if map_.axis is None:
+        return map_
+    if not up or map_.axis != -3:
+        return f"DepthToSpace {node.name!r} makes one channel of several"
+    parts = int(attribute(node, "blocksize", 1)) ** 2
+    if attribute(node, "mode", "DCR") == "CRD":
+        return Channels(-3, np.repeat(map_.scale, parts), np.repeat(map_.shift, parts))
+    return Channels(-3, np.tile(map_.scale, parts), np.tile(map_.shift, parts))
+
+
+def _pad(node: ir.Node, map_: Channels) -> Channels | str:
+    added = amounts(node, 11 if input_or_none(node, 1) is not None else 10)
+    if isinstance(added, str):
+        return f"Pad {node.name!r} {added}"
+    if map_.axis is not None and (added.shape[1] + map_.axis < 0 or added[:, map_.axis].any()):
+        return f"Pad {node.name!r} is along the axis that it changes"
+    value = input_or_none(node, 2)
+    stored = constant(value) if value is not None else np.asarray(attribute(node, "value", 0.0))
+    zeros = stored is not None and not stored.any() and not map_.shift.any()
+    if attribute(node, "mode", "constant") == "constant" and not zeros:
+        return f"the border that Pad {node.name!r} adds would change"
+    return map_
+
+
+def _resize(node: ir.Node, map_: Channels, source: ir.Value) -> Channels | str:
+    if len(node.inputs) < 3 or attribute(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        return f"Resize {node.name!r} crops, or is of an early opset"
+    if map_.axis is None:
+        return map_
+    dims, others = dims_of(source), dims_of(node.outputs[0])
+    if dims is None or others is None or len(dims) + map_.axis < 0:
+        return f"the dims around Resize {node.name!r} are unknown"
+    if not dims[map_.axis] == others[map_.axis] == len(map_.scale):
+        return f"Resize {node.name!r} is along the axis that it changes"
     return map_
 
 

@@ -8,7 +8,7 @@ ConvTranspose, Gemm or MatMul with constant weights (``affine_layers``). Between
 1. nothing: one map after another
 2. what the map commutes with (``affine_paths``): pools, Relu with s > 0, views, Transpose
 3. Concat, where every operand is such a layer (or leads to one), or a constant; along the channels each takes its part
-4. Add and Sum of such layers: s goes into each, t into the first alone
+4. Add and Sum: s goes into each term, so that all must be such layers, t into one of them
 5. other maps, which join
 
 A MatMul takes the scale alone; a shift stays behind it as an Add (6).
@@ -44,6 +44,7 @@ from edgeopt.passes.affine_paths import (
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 _MOST_NODES = 64
+_BROADCASTS = 7  # the opset from which on operators broadcast as numpy does
 
 
 class FoldAffineAfter:
@@ -68,7 +69,7 @@ class FoldAffineAfter:
         output = node.outputs[0]
         plan = _Plan(state)
         value = plan.absorb(output, node, UNCHANGED)
-        if value is None or isinstance(value, str) or not _fewer(plan):
+        if not isinstance(value, ir.Value) or not _fewer(plan):
             affine.discard(plan.made)
             return Skip(node.name or "", value) if isinstance(value, str) and plan.found_layer else None
         plan.made[-1].outputs[0].type = output.type
@@ -90,7 +91,6 @@ class _Plan:
     nodes: list[ir.Node] = field(default_factory=list)
     made: list[ir.Node] = field(default_factory=list)
     found_layer: bool = False
-    maps: list[affine.Affine] = field(default_factory=list)
 
     def absorb(self, value: ir.Value, reader: ir.Node, map_: Channels) -> ir.Value | str | None:
         """The value that holds the map of ``value``; why there is none; None if it comes from no layer."""
@@ -122,6 +122,9 @@ class _Plan:
 
     def _into(self, node: ir.Node, map_: Channels) -> ir.Value | str | None:
         self.found_layer = True
+        same = self.version < _BROADCASTS or (len(self.nodes) == 2 and not is_op(self.nodes[0], "BatchNormalization"))
+        if is_op(node, "MatMul") and map_.shift.any() and same:
+            return None  # an Add behind a MatMul would be written as the same again (case 13)
         folded = affine_layers.behind(node, map_)
         if folded is None or isinstance(folded, str):
             return folded
@@ -136,9 +139,8 @@ class _Plan:
         rank = rank_of(output) or rank_of(data)
         found = affine.read(node, self.version, rank)
         if found is None or isinstance(found, str):
+            self.found_layer |= data is not None and is_op(data.producer(), *affine_layers.LAYERS)
             return found
-        if self.maps and affine.rounds(found.shift, self.maps[-1]):
-            return "the constants added and taken away round on purpose"
         producer = found.source.producer()
         least = 1 if is_op(producer, "MatMul") else 0
         inner = by_channel(found.scale, found.shift, rank_of(found.source), least)
@@ -146,9 +148,10 @@ class _Plan:
         if total is None:
             self.found_layer |= is_op(producer, *affine_layers.LAYERS)
             return "it does not change one axis alone, or raises the rank"
+        if inner is not None and affine.rounds(inner.shift, map_.scale, map_.shift, found.dtype):
+            return "the constants added and taken away round on purpose"
         if not (np.isfinite(total.scale).all() and np.isfinite(total.shift).all()):
             return "the maps together overflow"
-        self.maps.append(found)
         return found.source, total
 
     def _through(self, node: ir.Node, map_: Channels) -> ir.Value | str | None:
@@ -187,9 +190,14 @@ class _Plan:
             if new is None or isinstance(new, str):
                 return new
             parts.append(new)
-        copy = copy_of(node, parts[0])
-        for k, part_value in enumerate(parts):
-            copy.replace_input_with(k, part_value)
+        if axis == map_.axis and start != len(map_.scale):
+            return "it enlarges its input"
+        return self._copied(node, parts)
+
+    def _copied(self, node: ir.Node, inputs: list[ir.Value]) -> ir.Value:
+        copy = copy_of(node, inputs[0])
+        for k, value in enumerate(inputs):
+            copy.replace_input_with(k, value)
         self.made.append(copy)
         return copy.outputs[0]
 
@@ -199,7 +207,7 @@ class _Plan:
             return None
         with np.errstate(all="ignore"):
             moved = array.astype(np.float64) * _along(map_.scale, map_) + _along(map_.shift, map_)
-            result = affine.stored(moved, array.dtype)
+        result = affine.stored(moved, array.dtype)
         if result is None or result.shape != array.shape:
             return None
         return constant_value(f"{value.name}/mapped", result)
@@ -211,23 +219,30 @@ class _Plan:
             return None
         if any(d is None for d in shape):
             return None
+        values = [v for v in node.inputs if v is not None]
+        if (map_.scale == 1).all():
+            return self._into_one_of(node, values, map_)
         parts: list[ir.Value] = []
-        part = map_
-        for value in node.inputs:
-            assert value is not None  # checked above
-            if not part.shift.any() and (part.scale == 1).all():
-                parts.append(value)
-                continue
-            new = self.absorb(value, node, part)
+        for value in values:
+            new = self.absorb(value, node, map_)
             if new is None or isinstance(new, str):
                 return new
             parts.append(new)
-            part = Channels(map_.axis, map_.scale, np.zeros_like(map_.shift))
-        copy = copy_of(node, parts[0])
-        for k, part_value in enumerate(parts):
-            copy.replace_input_with(k, part_value)
-        self.made.append(copy)
-        return copy.outputs[0]
+            map_ = Channels(map_.axis, map_.scale, np.zeros_like(map_.shift))
+        return self._copied(node, parts)
+
+    def _into_one_of(self, node: ir.Node, values: list[ir.Value], map_: Channels) -> ir.Value | str | None:
+        """Case 4 with s = 1: the first term that can take t in."""
+        reason: str | None = None
+        for k, value in enumerate(values):
+            known, made = len(self.nodes), len(self.made)
+            new = self.absorb(value, node, map_)
+            if isinstance(new, ir.Value):
+                return self._copied(node, [*values[:k], new, *values[k + 1 :]])
+            reason = reason or new
+            affine.discard(self.made[made:])
+            del self.nodes[known:], self.made[made:]
+        return reason
 
 
 def _along(array: Array, map_: Channels) -> Array:

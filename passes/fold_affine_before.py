@@ -14,7 +14,7 @@ the layer is a Conv, ConvTranspose, Gemm or MatMul with constant weights (``affi
    has two or more nodes
 
 Not folded: somebody else reads the result, or it is an output of the graph (6), a value between is read elsewhere (7),
-weights are not constant, as those from DequantizeLinear (8), the map varies along other axes, or may enlarge what it
+weights are not constant, as those from DequantizeLinear (8), the map varies along other axes, or enlarges what it
 meets (9), shared large weights (10), overflow (11), integers (12), a shift before a ConvTranspose or a padded Conv
 (13), scale and shift of a normalization by mean and deviation, which runtimes and other passes look for as a whole
 (14).
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph import Array, constant, constant_value, dims_of, input_or_none, is_op, opset
+from edgeopt.graph import constant_tensor, constant_value, dims_of, input_or_none, is_op, opset
 from edgeopt.passes import affine, affine_layers
 from edgeopt.passes.affine_layers import LAYERS, Folded
 from edgeopt.passes.affine_paths import Channels, by_channel, copy_of, rank_of, through
@@ -38,6 +38,7 @@ from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 _LONGEST = 8  # nodes between the map and the layer
 _MOST_READERS = 16
+_BROADCASTS = 7  # the opset from which on operators broadcast as numpy does
 _GEMM_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
@@ -69,7 +70,7 @@ class FoldAffineBefore:
         """Fold the map before this layer into it."""
         if not is_op(node, *LAYERS):
             return None
-        data = 1 if is_op(node, "MatMul") and constant(input_or_none(node, 0)) is not None else 0
+        data = 1 if is_op(node, "MatMul") and constant_tensor(input_or_none(node, 0)) is not None else 0
         found = _before(node, data, state)
         if found is None:
             return None
@@ -78,15 +79,15 @@ class FoldAffineBefore:
             return Skip(name, found)
         if _of_normalization(found.total.source):
             return Skip(name, f"what {found.total.node.name!r} does before it belongs to a normalization")
-        if (reason := _other_readers(found, node)) is not None:
-            return Skip(name, reason)
         moved = _moved(found)
         if isinstance(moved, str):
             return Skip(name, moved)
+        if (reason := _other_readers(found, node)) is not None:
+            return Skip(name, reason)
         folded = affine_layers.before(node, data, moved)
         if isinstance(folded, Folded):
-            return _rewrite(node, found, folded)
-        split = _scale_only(node, found)
+            return _rewrite(node, found, folded, state)
+        split = _scale_only(node, found, state)
         if split is not None:
             return split
         return None if folded is None else Skip(name, folded)
@@ -117,17 +118,25 @@ def _before(node: ir.Node, data: int, version: int) -> _Before | str | None:
     least = 1 if not way and is_op(node, "MatMul") else 0
     for number in range(len(total.nodes), 0, -1):  # a shorter chain, where a longer one varies along several axes
         part = total if number == len(total.nodes) else affine.chained(first, version, number)
-        if not affine.keeps_shape(dims_of(part.source), _constants(part)):
-            return f"what {producer.name!r} does before it may enlarge what it meets"
-        if (map_ := by_channel(part.scale, part.shift, rank_of(part.source) or rank_of(value), least)) is not None:
+        map_ = by_channel(part.scale, part.shift, _source_rank(part, value), least)
+        if map_ is not None and _fits(part, map_):
             return _Before(part, map_, tuple(way))
-    return f"what {producer.name!r} does before it varies along several axes, or raises the rank"
+    return f"what {producer.name!r} does before it varies along several axes, or enlarges it"
 
 
-def _constants(total: affine.Affine) -> list[Array]:
-    """Scale and shift, where they may broadcast; those of a BatchNormalization never enlarge anything."""
-    safe = all(is_op(n, "BatchNormalization", "Neg") for n in total.nodes)
-    return [] if safe else [c for c in (total.scale, total.shift) if c.size > 1 or c.ndim > 1]
+def _source_rank(part: affine.Affine, output: ir.Value) -> int | None:
+    """That of x; the constants have not raised the rank of the output where it is above theirs."""
+    rank = rank_of(output)
+    raised = rank is not None and max(part.scale.ndim, part.shift.ndim) >= rank
+    return rank_of(part.source) or (None if raised else rank)
+
+
+def _fits(part: affine.Affine, map_: Channels) -> bool:
+    """Whether x has as many channels as the map: a single one would be repeated."""
+    if map_.axis is None or all(is_op(n, "BatchNormalization", "Neg") for n in part.nodes):
+        return True
+    dims = dims_of(part.source)
+    return dims is not None and dims[len(dims) + map_.axis] == len(map_.scale)
 
 
 def _of_normalization(value: ir.Value) -> bool:
@@ -180,23 +189,20 @@ def _other_readers(found: _Before, node: ir.Node) -> str | None:
     return None
 
 
-def _rewrite(node: ir.Node, found: _Before, folded: Folded) -> Answer:
+def _rewrite(node: ir.Node, found: _Before, folded: Folded, version: int) -> Answer:
+    nodes = (node, *found.way, *found.total.nodes)
+    gemm = folded.addend is not None and version >= _BROADCASTS and _is_gemm(node, folded)
+    if folded.addend is not None and not gemm:
+        if len(found.total.output.uses()) > 1:
+            return Skip(node.name or "", "it has no bias for the shift before it, which others read too")
+        if version < _BROADCASTS or len(found.way) + 2 >= len(nodes):
+            return Skip(node.name or "", "it has no bias for the shift before it")
     source, output = found.total.source, node.outputs[0]
     made: list[ir.Node] = []
     for step in found.way[::-1]:
         made.append(copy_of(step, source))
         source = made[-1].outputs[0]
-    gemm = folded.addend is not None and _is_gemm(node, folded)
     made += folded.build(source, output, gemm=gemm)
-    nodes = (node, *found.way, *found.total.nodes)
-    if folded.addend is not None and not gemm:
-        others = len(found.total.output.uses()) > 1
-        if others or len(made) >= len(nodes):
-            affine.discard(made)
-        if others:
-            return Skip(node.name or "", "it has no bias for the shift before it, which others read too")
-        if len(made) >= len(nodes):
-            return Skip(node.name or "", "it has no bias for the shift before it")
     return Rewrite(nodes, tuple(made), ((output, made[-1].outputs[0]),))
 
 
@@ -207,10 +213,16 @@ def _is_gemm(node: ir.Node, folded: Folded) -> bool:
     return rank_of(node.inputs[0]) == 2
 
 
-def _scale_only(node: ir.Node, found: _Before) -> Rewrite | None:
+def _scale_only(node: ir.Node, found: _Before, version: int) -> Rewrite | None:
     """Case 4."""
     total, map_ = found.total, found.map
-    if not is_op(node, "Conv") or found.way or len(total.nodes) < 2 or len(total.output.uses()) > 1:
+    if (
+        version < _BROADCASTS
+        or not is_op(node, "Conv")
+        or found.way
+        or len(total.nodes) < 2
+        or len(total.output.uses()) > 1
+    ):
         return None
     if not map_.shift.any() or not (map_.scale != 0).all() or (map_.scale == 1).all():
         return None

@@ -37,6 +37,8 @@ from edgeopt.passes.affine import Affine
 from edgeopt.passes.affine_paths import by_channel, rank_of
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
+_BROADCASTS = 7  # the opset from which on operators broadcast as numpy does
+
 
 class FoldAffineChain:
     """The rule (see the module's docstring)."""
@@ -60,25 +62,26 @@ class FoldAffineChain:
             return None
         if isinstance(first, str):
             return Skip(node.name or "", first) if is_op(node, "BatchNormalization") else None
+        normalizes = is_op(node, "BatchNormalization")
         total = affine.chained(first, state)
-        while True:
-            made = _written(total)
-            lone = len(total.nodes) == 1 and is_op(node, "BatchNormalization")
-            simpler = lone and made is not None and len(made) == 1 and made[0].op_type in ("Add", "Mul")
-            if made is not None and (len(made) < len(total.nodes) or simpler):
+        while len(total.nodes) > 1 or (normalizes and state >= _BROADCASTS):
+            made = _written(total, state) or []
+            simpler = len(total.nodes) == 1 and [n.op_type for n in made] in (["Add"], ["Mul"])
+            if made and (len(made) < len(total.nodes) or simpler):
                 return Rewrite(total.nodes, tuple(made), ((node.outputs[0], made[-1].outputs[0]),))
             affine.discard(made)
             if len(total.nodes) == 1:
                 break
             total = affine.chained(first, state, len(total.nodes) - 1)
-        if is_op(node, "BatchNormalization"):
-            reason = "no layer takes it in, and alone it is faster than Mul and Add or a depthwise Conv"
-            return Skip(node.name or "", reason)
-        return None
+        why = "no layer takes it in, and alone it is faster than Mul and Add or a depthwise Conv"
+        return Skip(node.name or "", why) if normalizes else None
 
 
-def _written(total: Affine) -> list[ir.Node] | None:
+def _written(total: Affine, version: int) -> list[ir.Node] | None:
     """The nodes that compute the map, or None if its constants cannot be stored."""
+    if version < _BROADCASTS:
+        made = _normalization(total)
+        return None if made is None else [made]
     output, name = total.output, total.node.name or total.node.op_type
     scale, shift = _spread(total)
     x = total.source

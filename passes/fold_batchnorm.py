@@ -92,7 +92,7 @@ class FoldBatchnorm:
             return Skip(
                 name, f"its input comes from {producer.op_type if producer else 'outside the graph'}, not from a layer"
             )
-        reason = _unfit(node, state) or _layer_unfit(producer, product, node)
+        reason = inference_problem(node, state) or _layer_unfit(producer, product, node)
         if reason:
             return Skip(name, reason)
         found, weight = affine(node), constant(input_or_none(producer, 1))
@@ -112,8 +112,8 @@ class FoldBatchnorm:
         return _rewrite(node, producer, stored_weight, stored_bias)
 
 
-def _unfit(node: ir.Node, version: int) -> str | None:
-    """Cases 6 and 7."""
+def inference_problem(node: ir.Node, version: int) -> str | None:
+    """Why a BatchNormalization is more than one affine map per channel, or None (cases 6 and 7)."""
     if attribute(node, "training_mode", 0) or (version < 7 and not attribute(node, "is_test", 0)):
         return "training mode: mean and variance come from the batch"
     if not attribute(node, "spatial", 1):

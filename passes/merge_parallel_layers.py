@@ -43,6 +43,7 @@ from edgeopt.graph import (
     only_consumer,
     opset,
 )
+from edgeopt.passes.affine_paths import rank_of
 from edgeopt.passes.channelwise import UNARY
 from edgeopt.passes.convolutions import pads_of, weights_shared
 from edgeopt.rewrite import Answer, Pays, Rewrite, Skip
@@ -141,13 +142,13 @@ class MergeParallelLayers:
 
 def _joined(node: ir.Node) -> Answer:
     """Case 1: the first run of neighbouring inputs that are such layers of one input."""
-    dims = dims_of(node.outputs[0])
-    if dims is None:
+    rank = next((r for v in (node.outputs[0], *node.inputs) if (r := rank_of(v)) is not None), None)
+    if rank is None:
         return None
-    axis = attribute(node, "axis", 1) % len(dims)
+    axis = attribute(node, "axis", 1) % rank
     branches = [_traced(value, node) for value in node.inputs]
     for start, first in enumerate(branches):
-        if first is None or axis != (1 if is_op(first.layer, "Conv") else len(dims) - 1):
+        if first is None or axis != (1 if is_op(first.layer, "Conv") else rank - 1):
             continue
         key, stop = _branch_key(first), start + 1
         while key is not None and stop < len(branches):

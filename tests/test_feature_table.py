@@ -176,7 +176,7 @@ ABILITIES: dict[str, tuple[str, str]] = {
     ),
     "BN after BN": (
         net("h = BatchNormalization(x, s, b, m, var) y = BatchNormalization(h, s2, b2, m2, var2)", f"{BN}, {BN2}"),
-        "2 nodes; no BatchNormalization",
+        "1 nodes",
     ),
     "BN over Concat": (
         net(
@@ -209,6 +209,21 @@ ABILITIES: dict[str, tuple[str, str]] = {
         "2 nodes",
     ),
     "lone BN to Mul and Add": (net("y = BatchNormalization(x, s, b, m, var)", BN), "no BatchNormalization; 2 nodes"),
+    "BN over Resize": (
+        net(
+            f'p = Conv(x, w) h = Resize<mode="nearest">(p, , t) y = {bn}',
+            f"{W}, {BN}, float[4] t = {{1.0,1.0,2.0,2.0}}",
+        ),
+        "2 nodes; no BatchNormalization",
+    ),
+    "BN over DepthToSpace": (
+        net(f"p = Conv(x, w) h = DepthToSpace<blocksize=2>(p) y = {bn}", f"float[16,4,3,3] w, {BN}"),
+        "2 nodes; no BatchNormalization",
+    ),
+    "BN over a sum of Convs": (
+        net(f"p = Conv(x, w) q = Conv<strides=[1,1]>(x, u) h = Add(p, q) y = {bn}", f"{W}, float[4,4,3,3] u, {BN}"),
+        "1 nodes",
+    ),
     # Scales and shifts
     "Conv times channel": (net("h = Conv(x, w) y = Mul(h, c)", f"{W}, {CV}"), "1 nodes"),
     "Conv times scalar": (net("h = Conv(x, w) y = Mul(h, c)", f"{W}, float c = {{3.0}}"), "1 nodes"),
@@ -250,6 +265,14 @@ ABILITIES: dict[str, tuple[str, str]] = {
     "x divided by c1 times c2": (
         net("h = Div(x, c) y = Mul(h, d)", "float c = {4.0}, float d = {3.0}"),
         "1 nodes",
+    ),
+    "scale of attention heads into the projection": (
+        net(
+            "h = MatMul(x, w) k = Add(h, c) r = Reshape(k, s) t = Transpose<perm=[0,2,1,3]>(r) y = Mul(t, f)",
+            "float[8,8] w, float[8] c, int64[4] s = {0, 0, 2, 4}, float f = {0.5}",
+            "float[N,L,8] x",
+        ),
+        "4 nodes; no Mul",
     ),
     "Gemm times scalar": (
         net("h = Gemm(x, w, c) y = Mul(h, d)", "float[6,4] w, float[4] c, float d = {3.0}", "float[2,6] x"),
@@ -677,28 +700,13 @@ ABILITIES: dict[str, tuple[str, str]] = {
 }
 
 NOT_YET: set[str] = {
-    "BN after BN",
     "lone BN to Mul and Add",
-    "Cast after Cast",
-    "HardSigmoid from Clip",
-    "HardSwish from Clip",
-    "HardSwish from HardSigmoid",
-    "Gelu by Erf, opset 20",
-    "Gelu by tanh, opset 20",
-    "SiLU, opset 24",
-    "Mish, opset 18",
-    "LayerNorm",
-    "RMSNorm, opset 23",
-    "L2Norm",
-    "GroupNorm, opset 21",
+    "SiLU, opset 24",  # onnxruntime is slower with Swish; RecognizeGates does it for targets that have it
+    "L2Norm",  # LpNormalization gives 0 for a row of zeros, the formula NaN
+    "GroupNorm, opset 21",  # onnxruntime is slower with it; RecognizeGroupNorm does it for targets that have it
     "attention, opset 23",
-    "parallel Convs of one input",
-    "parallel Gemms of one input",
-    "parallel MatMuls of one input",
     "QKV projections",
-    "Focus slices to SpaceToDepth",
     "Conv 1x1 to Gemm",
-    "Q after DQ of the same scale",
     "Q of a stored weight",
 }
 

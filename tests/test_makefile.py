@@ -147,7 +147,10 @@ def test_an_old_python_is_refused_by_name(checkout: Checkout) -> None:
     assert not checkout.stamp.exists()
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "bench-simplify", "dist"])
+BENCHES = ["bench", "bench-simplify", "bench-random", "bench-order"]
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", *BENCHES, "dist"])
 def test_every_target_that_needs_the_venv_makes_it(target: str, checkout: Checkout) -> None:
     assert "install" in checkout.make("-n", target)
     checkout.make("venv")
@@ -167,7 +170,19 @@ def test_clean_leaves_what_an_archive_holds(checkout: Checkout) -> None:
 def test_make_alone_lists_the_targets(checkout: Checkout) -> None:
     output = checkout.make()
     targets = [line.split()[1] for line in output.splitlines()]
-    assert targets == ["help", "venv", "demo", "test", "lint", "bench", "bench-simplify", "dist", "clean"]
+    assert targets == [
+        "help",
+        "venv",
+        "demo",
+        "test",
+        "lint",
+        "bench",
+        "bench-simplify",
+        "bench-random",
+        "bench-order",
+        "dist",
+        "clean",
+    ]
 
 
 @pytest.mark.parametrize(("fail", "steps"), [("", ["venv", "lint", "test"]), ("lint", ["venv", "lint"])])

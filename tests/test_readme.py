@@ -9,6 +9,7 @@ A block tagged ``python`` is a program, and runs in the same place. ``no-run`` a
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeopt.passes import EXACT
 from tests import project_tree
 from tests.conftest import ROOT
 
@@ -199,3 +201,16 @@ def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
     todo = commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert todo, "README.md holds no console block that can be run"
     run_all(todo, project_tree.copy(tmp_path / "edgeopt"))
+
+
+def test_the_table_of_passes_is_the_pipeline() -> None:
+    """In order, each with the first line of its module."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(
+        r"^\| `(\w+)` \| (.*) \|$", text.split("| pass, in this order |")[1].split("\n\n")[0], re.MULTILINE
+    )
+    expected = []
+    for rule in EXACT:
+        doc = importlib.import_module(type(rule).__module__).__doc__ or ""
+        expected.append((rule.name, doc.splitlines()[0].rstrip(".").replace("``", "`")))
+    assert listed == expected

@@ -148,10 +148,10 @@ def test_verbose_lists_skips_and_float_nodes(capsys: Capture) -> None:
 
 def test_explain_lists_rewrites_and_skips(capsys: Capture) -> None:
     report = copy.deepcopy(REPORT)
-    report["passes"][0]["rewrites"] = [{"node": "norm1", "replaced": ["conv1", "norm1"]}]
+    report["passes"][0]["rewrites"] = [{"node": "norm1", "replaced": ["conv1", "norm1"], "made": ["norm1"]}]
     print_report("simplify", report)
     out = capsys.readouterr().out
-    assert "  fold_batchnorm at norm1: conv1, norm1\n" in out
+    assert "  fold_batchnorm at norm1: conv1, norm1 → norm1\n" in out
     assert "skipped norm[4]" in out
 
 

@@ -97,3 +97,24 @@ class Cancelling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x @ self.weight).sum(1, keepdim=True) * 0 + x @ self.weight
+
+
+class Blocks(nn.Module):
+    """What exporters write in many ways: hard and smooth gates, five normalizations, a squeezed branch, an MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
+        self.gate = nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Hardsigmoid())
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Mish(), nn.SiLU(), nn.LeakyReLU(0.1))
+        self.norms = nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.GroupNorm(2, 8))
+        self.tokens = nn.Sequential(
+            nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8), nn.GELU(approximate="tanh")
+        )
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.norms(self.body(x * self.gate(x.mean((2, 3), keepdim=True))))
+        t = x.flatten(2).transpose(1, 2)
+        return torch.softmax(self.head((t + self.tokens(t)).mean(1)), -1)

@@ -4,13 +4,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgeopt.graph import constant, op_histogram
+from edgeopt.graph import Array, constant, op_histogram
 from edgeopt.passes import canonicalize
 from edgeopt.passes.canonicalize import Canonicalize
+from edgeopt.passes.replacing import by_node
 from edgeopt.rewrite import Rewrite
 from edgeopt.runtime import Level, Session
 from tests.models import checked, loaded
-from tests.passes.sabotage import Patch, assert_caught, scaled, wired_to_its_input
+from tests.passes.sabotage import Breakage, Patch, assert_caught, scaled, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = Canonicalize()
@@ -268,7 +269,7 @@ def test_2_and_3_are_exact_for_extreme_values(kind: str, dtype: type) -> None:
     """x - c is x + (-c), and x / 2ⁿ is x 2⁻ⁿ, to the bit; also where the result is subnormal, infinite or NaN."""
     info = np.finfo(dtype)
     some = [0.0, -0.0, 1.0, 3.0, float(info.max), float(info.min), float(info.tiny), float(info.smallest_subnormal)]
-    x = np.array([*some, -1 / 3, np.inf, -np.inf, np.nan], dtype)
+    x: Array = np.array([*some, -1 / 3, np.inf, -np.inf, np.nan], dtype)
     for op, c in (("Sub", 1.0), ("Sub", float(info.max)), ("Sub", 0.0), ("Div", 4.0), ("Div", -0.5), ("Div", 1024.0)):
         model = loaded(graph(f"g ({kind}[12] x) => ({kind}[12] y) <{kind} c> {{ y = {op}(x, c) }}"))
         model.graph.initializers["c"].const_value = ir.Tensor(np.array(c, dtype), name="c")
@@ -285,14 +286,15 @@ def test_names_and_types_of_what_is_stored() -> None:
     add = next(n for n in result.graph if n.op_type == "Add")
     value = constant(add.inputs[1])
     assert value is not None
-    assert (value.dtype, value.tolist()) == (np.float64, [-1, -2, -3, -4])
+    assert value.dtype == np.dtype(np.float64)
+    assert value.tolist() == [-1, -2, -3, -4]
     assert add.name == "Sub_q"
     assert op_histogram(model)["Sub"] == 1
 
 
 SABOTAGE = net("[n] a = Sub(p, c) b = Neg(a) d = Neg(b) q = Div(d, e)", "float[3,1] c = {1, 2, 3}, float e = {4}")
 DIVISION = net("[n] a = Div(p, c) b = Sub(a, e) q = Abs(b)", "float[4] c = {2, 4, 8, 16}, float e = {4}")
-BREAKAGES = {
+BREAKAGES: dict[str, tuple[str, Breakage | Patch]] = {
     "the sign is lost": (SABOTAGE, scaled(1, 1, -1.0)),
     "left out": (SABOTAGE, wired_to_its_input),
     "a wrong reciprocal": (DIVISION, scaled(1, 2, 1.001)),
@@ -307,5 +309,5 @@ def test_sabotage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sabotage_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
     text = net("[n] a = Pow(p, c) b = Neg(a) q = Neg(b)", "float c = {0.5}")
-    patch = Patch(canonicalize, "_sqrt", lambda node, value: canonicalize.by_node((node,), "Exp", [node.inputs[0]]))
+    patch = Patch(canonicalize, "_sqrt", lambda node, value: by_node((node,), "Exp", [node.inputs[0]]))
     assert_caught(RULE, text, patch, monkeypatch)

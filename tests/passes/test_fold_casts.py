@@ -213,9 +213,9 @@ def extremes(dtype: T) -> np.ndarray:
     if dtype == T.BOOL:
         return np.array([False, True, False, True])
     if dtype in INTEGERS:
-        info = np.iinfo(dtype.numpy())
-        some = [info.min, info.min + 1, 0, 1, 2, 100, info.max - 1, info.max]
-        return np.array([*some, info.max // 2, info.max // 3, info.min // 3, info.max // 257], dtype.numpy())
+        low, high = int(np.iinfo(dtype.numpy()).min), int(np.iinfo(dtype.numpy()).max)
+        whole = [low, low + 1, 0, 1, 2, 100, high - 1, high, high // 2, high // 3, low // 3, high // 257]
+        return np.array(whole, dtype.numpy())
     info = np.finfo(dtype.numpy())
     some = [
         0.0,

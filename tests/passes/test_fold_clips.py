@@ -9,7 +9,7 @@ from edgeopt.passes import fold_clips
 from edgeopt.passes.fold_clips import FoldClips
 from edgeopt.runtime import Level, Session
 from tests.models import assert_same, checked, loaded
-from tests.passes.sabotage import Patch, assert_caught, wired_to_its_input
+from tests.passes.sabotage import Breakage, Patch, assert_caught, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldClips()
@@ -311,7 +311,7 @@ def test_bounds_are_stored_in_the_type_of_the_values() -> None:
 SABOTAGE = net(
     "a = Clip(p, c, d) [n] b = Clip(a, e, f) u = Relu(x) v = Relu(u) q = Add(b, v)", bounds(c=-1, d=1, e=-0.5, f=2)
 )
-BREAKAGES = {
+BREAKAGES: dict[str, Breakage | Patch] = {
     "left out": wired_to_its_input,
     "the lower bound is lost": Patch(fold_clips, "_after", lambda a, b: (-100.0, min(a[1], b[1])) if b[1] < 9 else b),
     "the upper bound is lost": Patch(fold_clips, "_after", lambda a, b: (max(a[0], b[0]), 100.0) if b[1] < 9 else b),

@@ -4,10 +4,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgeopt.graph import constant_value
 from edgeopt.passes import fold_concat
 from edgeopt.passes.fold_concat import FoldConcat
+from edgeopt.passes.replacing import by_node
 from tests.models import checked, loaded
-from tests.passes.sabotage import Patch, assert_caught, swapped_outputs, wired_to_its_input
+from tests.passes.sabotage import Breakage, Patch, assert_caught, swapped_outputs, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldConcat()
@@ -272,7 +274,8 @@ def broken(body: str, constants: str = "") -> str:
     )
 
 
-BREAKAGES = {
+REAL, VALUE = by_node, constant_value
+BREAKAGES: dict[str, tuple[str, Breakage | Patch]] = {
     "1 in another order": (
         broken("a = Concat<axis = 1>(p, r) [n] q = Concat<axis = 1>(a, x) y = Neg(q)"),
         Patch(
@@ -292,7 +295,6 @@ BREAKAGES = {
         swapped_outputs,
     ),
 }
-REAL, VALUE = fold_concat.by_node, fold_concat.constant_value
 
 
 @pytest.mark.parametrize("name", BREAKAGES)

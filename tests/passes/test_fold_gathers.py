@@ -4,7 +4,8 @@ import pytest
 
 from edgeopt.passes import fold_gathers
 from edgeopt.passes.fold_gathers import FoldGathers
-from tests.passes.sabotage import Patch, assert_caught, wired_to_its_input
+from edgeopt.passes.slicing import slice_operands
+from tests.passes.sabotage import Breakage, Patch, assert_caught, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldGathers()
@@ -257,7 +258,8 @@ def broken(body: str, constants: str) -> str:
 
 OF_GATHER = broken("a = Gather<axis = 1>(p, i) [n] q = Gather<axis = 1>(a, j)", ints(i="5,0,3", j="2,0"))
 OF_SLICE = broken("a = Slice(p, s, e, k) [n] q = Gather<axis = 1>(a, j)", ints(s="1", e="6", k="1", j="4,0"))
-BREAKAGES = {
+REAL = slice_operands
+BREAKAGES: dict[str, tuple[str, Breakage | Patch]] = {
     "1 one off": (
         broken("[n] q = Gather<axis = 1>(p, i)", ints(i="2,3")),
         Patch(
@@ -275,7 +277,6 @@ BREAKAGES = {
     "3 the start is lost": (OF_SLICE, Patch(fold_gathers, "span_of", lambda part, size: (0, 5, 1))),
     "3 left out": (OF_SLICE, wired_to_its_input),
 }
-REAL = fold_gathers.slice_operands
 
 
 @pytest.mark.parametrize("name", BREAKAGES)

@@ -5,8 +5,9 @@ import pytest
 
 from edgeopt.passes import fold_pads
 from edgeopt.passes.fold_pads import FoldPads, amounts
+from edgeopt.passes.slicing import part_of
 from tests.models import loaded
-from tests.passes.sabotage import Patch, assert_caught, wired_to_its_input
+from tests.passes.sabotage import Breakage, Patch, assert_caught, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldPads()
@@ -264,7 +265,8 @@ def broken(body: str, constants: str) -> str:
 
 TWO = broken("a = Pad(p, m, v1) [n] q = Pad(a, k, v1)", ints(m="0,0,1,0,0,1", k=B) + ", float v1 = {0.5}")
 PART = broken("a = Pad(p, m) [n] q = Slice(a, s, e, k)", ints(m="0,0,1,0,0,1", s="2", e="7", k="2"))
-BREAKAGES = {
+PART_OF = part_of
+BREAKAGES: dict[str, tuple[str, Breakage | Patch]] = {
     "1 left out": (TWO, wired_to_its_input),
     "1 another value": (
         broken("a = Pad(p, m, v1) [n] q = Pad(a, k)", ints(m="0,0,1,0,0,1", k=B) + ", float v1 = {0.5}"),
@@ -273,7 +275,6 @@ BREAKAGES = {
     "2 left out": (PART, wired_to_its_input),
     "2 one off": (PART, Patch(fold_pads, "part_of", lambda span: PART_OF((span[0] + 1, *span[1:])))),
 }
-PART_OF = fold_pads.part_of
 
 
 @pytest.mark.parametrize("name", BREAKAGES)

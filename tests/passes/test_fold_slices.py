@@ -7,7 +7,7 @@ import pytest
 from edgeopt.passes import fold_slices
 from edgeopt.passes.fold_slices import FoldSlices
 from tests.models import loaded
-from tests.passes.sabotage import Patch, assert_caught, swapped_outputs, wired_to_its_input
+from tests.passes.sabotage import Breakage, Patch, assert_caught, swapped_outputs, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldSlices()
@@ -403,7 +403,7 @@ def shifted_split_sizes(node: object, version: int) -> list[int]:
     return [2, 3]
 
 
-BREAKAGES = {
+BREAKAGES: dict[str, tuple[str, Breakage | Patch]] = {
     "1 left out": (SABOTAGE, wired_to_its_input),
     "1 one off": (SABOTAGE, Patch(fold_slices, "combined", lambda a, b, n: (a[0], b[1], 1) if a != b else (2, 4, 1))),
     "3 swapped": (PARTS, swapped_outputs),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from tests.random_graphs.judging import judge
 from tests.random_graphs.making import graph
-from tests.random_graphs.shrinking import shrink, text, wrong
+from tests.random_graphs.shrinking import shrink, text
 
 if __name__ == "__main__":
     found = graph(int(sys.argv[1]))
-    if said := wrong(found):
-        found = shrink(found, lambda m: bool(wrong(m)))
-        said += ["of the smallest graph:", *wrong(found)]
+    if said := judge(found).problems:
+        found = shrink(found, lambda m: bool(judge(m).problems))
+        said += ["of the smallest graph:", *judge(found).problems]
     print(text(found), *said, sep="\n")

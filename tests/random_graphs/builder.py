@@ -93,10 +93,10 @@ class Builder:
         self.pool.append(value)
         return value
 
-    def store(self, array: Array, *, share: bool = True) -> str:
-        """A stored constant: an initializer, at times one that is there already (``share``), or a Constant node."""
+    def store(self, array: Array, *, share: bool = True, tag: str = "") -> str:
+        """A stored constant: an initializer or a Constant node; at times one of this tag that is there (``share``)."""
         array = np.asarray(array, order="C")
-        key = (array.dtype.str, array.shape)
+        key = (tag, array.dtype.str, array.shape)
         if share and array.dtype == self.dtype and array.size > 1 and key in self.stored and self.chance(0.15):
             return str(self.pick(self.stored[key]))
         if self.chance(0.15):
@@ -115,7 +115,7 @@ class Builder:
 
     def near(self, *shape: int) -> str:
         """Positive values from 0.5 to 1.5."""
-        return self.store(self.rng.uniform(0.5, 1.5, shape).astype(self.dtype))
+        return self.store(self.rng.uniform(0.5, 1.5, shape).astype(self.dtype), tag="positive")
 
     def scalar(self, value: float, form: Sequence[int] | None = None) -> str:
         shape = self.pick([(), (1,), (1, 1)]) if form is None else form

@@ -94,7 +94,7 @@ def loop(b: Builder, x: Value) -> Value:
             helper.make_tensor_value_info(h.name, kind, list(x.dims)),
         ]
         if collected:
-            part = b.op(b.pick(["Neg", "Sigmoid"]), [h], x.dims)
+            part = b.op(b.pick(["Abs", "Sigmoid"]), [h], x.dims)
             results.append(helper.make_tensor_value_info(part.name, kind, list(x.dims)))
         body = helper.make_graph(nodes, "body", given, results, own)
     start = b.store(np.array(True)) if b.chance(0.5) else ""

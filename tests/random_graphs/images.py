@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,8 @@ def conv_affine(b: Builder, x: Value) -> Value:
 
 
 def bn_conv(b: Builder, x: Value) -> Value:
-    made: Value = b.pick([conv, conv_same])(b, b.pick([batch_norm, affine])(b, x))
-    return made
+    move: Callable[[Builder, Value], Value] = b.pick([conv, conv_same])
+    return move(b, b.pick([batch_norm, affine])(b, x))
 
 
 def residual(b: Builder, x: Value) -> Value:
@@ -168,7 +168,7 @@ def head(b: Builder, x: Value) -> Value:
 
 def reduce_squeeze(b: Builder, x: Value) -> Value:
     h = reduced(b, x, b.pick(["ReduceMean", "ReduceMax", "ReduceSum"]), [3], 1, x.with_inner(*x.inner[:2], 1))
-    up = {"axes": [3]} if b.opset < 13 else {}
+    up: dict[str, Any] = {"axes": [3]} if b.opset < 13 else {}
     return b.op("Squeeze", [h] if up else [h, b.ints(3)], x.with_inner(*x.inner[:2]), **up)
 
 

@@ -78,14 +78,3 @@ def _forget_unused(graph: onnx.GraphProto) -> None:
         for k in reversed(range(len(values))):
             if values[k].name not in read:
                 values.pop(k)
-
-
-def wrong(model: onnx.ModelProto) -> list[str]:
-    """What the pipeline does wrong with this model."""
-    from edgeopt import saving
-
-    done = pipeline.simplified(model)
-    after = saving.to_proto(done.model)
-    found = pipeline.problems(model, done) + pipeline.differences(model, after, pipeline.feeds(model))
-    before, now = len(pipeline.all_nodes(model)), len(pipeline.all_nodes(after))
-    return found + ([f"{before} nodes became {now}"] if now > before else [])

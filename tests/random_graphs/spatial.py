@@ -116,12 +116,9 @@ def pixel_shuffle(b: Builder, x: Value) -> Value:
     channels, height, width = x.inner
     if channels % 4 or math.prod(x.inner) > LARGEST:
         return unary(b, x)
-    order, perm = b.pick(
-        [
-            ((channels // 4, 2, 2, height, width), [0, 1, 4, 2, 5, 3]),
-            ((2, 2, channels // 4, height, width), [0, 3, 4, 1, 5, 2]),
-        ]
-    )
+    crd = ((channels // 4, 2, 2, height, width), [0, 1, 4, 2, 5, 3])
+    dcr = ((2, 2, channels // 4, height, width), [0, 3, 4, 1, 5, 2])
+    order, perm = b.pick([crd, dcr])
     name = b.raw("Reshape", [x.name, b.ints(-1, *order)])[0]
     name = b.raw("Transpose", [name], perm=perm)[0]
     dims = x.with_inner(channels // 4, 2 * height, 2 * width)
@@ -139,10 +136,7 @@ def upsampled(b: Builder, x: Value) -> Value:
     back = b.raw("Mul", [back, b.ints(factor)])[0]
     sizes = b.raw("Concat", [front, back], axis=0)[0]
     empty = b.store(np.array([], np.float32), share=False) if b.opset < 13 else ""
-    how = {
-        "mode": b.pick(["nearest", "linear"]),
-        "coordinate_transformation_mode": "asymmetric",
-        "nearest_mode": "floor",
-    }
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    how["mode"] = b.pick(["nearest", "linear"])
     dims = x.with_inner(x.inner[0], x.inner[1] * factor, x.inner[2] * factor)
     return b.op("Resize", [x, empty, empty, sizes], dims, **how)
