@@ -11,7 +11,7 @@ from edgeopt.passes import fold_resize
 from edgeopt.passes.fold_resize import FoldResize
 from edgeopt.runtime import Level, Session
 from tests.models import checked, loaded
-from tests.passes.sabotage import Patch, assert_caught, scaled, wired_to_its_input
+from tests.passes.sabotage import Breakage, Patch, assert_caught, scaled, wired_to_its_input
 from tests.passes.tables import assert_fires, assert_left_alone, graph
 
 RULE = FoldResize()
@@ -189,7 +189,8 @@ def test_the_scales_are_float32() -> None:
     node = next(n for n in result.graph if n.op_type == "Resize")
     scales = constant(node.inputs[2])
     assert scales is not None
-    assert (scales.dtype, scales.tolist()) == (np.float32, [1, 1, 2, 2])
+    assert scales.dtype == np.float32
+    assert scales.tolist() == [1, 1, 2, 2]
     assert op_histogram(result) == ONE
     assert node.inputs[2] is not None
     assert node.inputs[2].dtype == ir.DataType.FLOAT
@@ -198,7 +199,7 @@ def test_the_scales_are_float32() -> None:
 MORE = "v = Resize(x, , s2) z = Exp(v)"
 TWO = net(f"a = {FLOOR}(p, , s2) [n] b = {FLOOR}(a, , s3) {MORE} c = Mul(z, t) q = Concat<axis = 2>(b, c)", "float t")
 SIZES = net(f"[n] b = {resize('linear')}(p, , , z8) {MORE} q = Concat<axis = 2>(b, z)")
-BREAKAGES = {
+BREAKAGES: dict[str, tuple[str, Breakage | Patch]] = {
     "3 left out": (TWO, wired_to_its_input),
     "1 another scale": (SIZES, scaled(2, 2, 2.0)),
     "2 another mode": (
