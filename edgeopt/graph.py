@@ -84,13 +84,18 @@ def output_specs(model: ir.Model) -> list[TensorSpec]:
     return [spec_of(v) for v in model.graph.outputs]
 
 
+_EVERYDAY = frozenset({"Conv", "BatchNormalization", "Relu", "Add", "Mul", "MatMul", "Gemm", "Concat", "Reshape"})
+"""Frequent operators of the standard domain, none of which holds a body."""
+
+
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph and every subgraph (If, Loop, Scan bodies); not the bodies of local functions."""
     stack = [model.graph]
     while stack:
         graph = stack.pop()
         yield graph
-        stack += [body for node in graph if node.attributes for body in _bodies(node)][::-1]
+        holders = [n for n in graph if n.op_type not in _EVERYDAY or n.domain]  # the others' attributes cost time
+        stack += [body for node in holders if node.attributes for body in _bodies(node)][::-1]
 
 
 def _bodies(node: ir.Node) -> list[ir.Graph]:

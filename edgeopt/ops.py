@@ -14,12 +14,10 @@ import onnx_ir as ir
 from edgeopt.graph import (
     constant,
     constant_tensor,
-    dtype_of,
     graphs,
     has_subgraph,
     input_or_none,
     is_op,
-    tensor_bytes,
 )
 from edgeopt.macs import KNOWN_DOMAINS, node_macs
 from edgeopt.static_shapes import resolve, sizes_of_symbols
@@ -176,7 +174,7 @@ def _stored(model: ir.Model) -> tuple[int, int]:
         for value, tensor, from_node in stored:
             if tensor is None:
                 continue
-            weight_bytes += tensor_bytes(dtype_of(value), tuple(tensor.shape.numpy())) or tensor.nbytes
+            weight_bytes += tensor.nbytes
             if _is_parameter(value, tensor, from_node):
                 params += tensor.size
     return params, weight_bytes

@@ -149,6 +149,7 @@ class Workspace:
 
     def refresh(self) -> None:
         """Read the nodes anew."""
+        self._all: list[ir.Node] = []  # while no node was added
         self._place: dict[ir.Node, tuple[int, ...]] = {}
         self._by_op: dict[str, list[ir.Node]] = {}
         for graph in graphs(self.model):
@@ -159,7 +160,8 @@ class Workspace:
     def nodes(self, ops: Collection[str] | None) -> Iterable[ir.Node]:
         """The nodes of these types (all, if None), in graph order."""
         if ops is None:
-            return [node for graph in graphs(self.model) for node in graph]
+            self._all = self._all or [node for graph in graphs(self.model) for node in graph]
+            return self._all
         found: list[ir.Node] = []
         for op in ops:
             present = [n for n in self._by_op.get(op, ()) if n.graph is not None and n.op_type == op]
@@ -170,6 +172,7 @@ class Workspace:
 
     def add(self, rewrite: Rewrite) -> None:
         """Take up the new nodes, at the place of the node that they replace."""
+        self._all = []
         place = self._place.get(rewrite.nodes[0], ())
         for k, node in enumerate((*rewrite.replacement, *(n for r in rewrite.replacement for n in _inner_nodes(r)))):
             self._place[node] = (*place, len(self._place), k)

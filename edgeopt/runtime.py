@@ -66,7 +66,12 @@ def inline_bytes(model: ir.Model) -> int:
 
 def fits_message(model: ir.Model) -> bool:
     """Whether all of the model goes into one message: no weights in other files, and not too many."""
-    return external_folder(model) is None and inline_bytes(model) <= INLINE_LIMIT_BYTES
+    total = 0
+    for tensor in stored_tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            return False
+        total += tensor.nbytes
+    return total <= INLINE_LIMIT_BYTES
 
 
 class Session:

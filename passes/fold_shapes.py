@@ -67,7 +67,7 @@ class _State:
         self.inputs: dict[tuple[Size, ...], ir.Value] = {}
         self.places: dict[Size, tuple[ir.Value, int]] = {}
         nodes = [n for g in graphs(model) for n in g]
-        self.active = any(is_op(n, *_SOURCES) for n in nodes)
+        self.active = any(n.op_type in _SOURCES and is_op(n, *_SOURCES) for n in nodes)
         if not self.active:  # sizes that were folded to constants may have left dims open
             self.active = any(_is_open(v) for n in nodes for v in n.outputs)
         if self.active:
