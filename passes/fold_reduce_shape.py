@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import attribute, constant_value, dims_of, input_or_none, is_op, only_consumer, opset
-from edgeopt.passes.layout_ops import axes_of, reduces_by_input
+from edgeopt.passes.layout_axes import axes_of, reduces_by_input
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 _ARG = ("ArgMax", "ArgMin")

@@ -27,7 +27,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph import Dims, attribute, constant, constant_value, dims_of, input_or_none, is_op, only_consumer, opset
-from edgeopt.passes.layout_ops import UNARY, axes_of, reduces_by_input, view_shape
+from edgeopt.passes.layout_axes import axes_of, reduces_by_input
+from edgeopt.passes.layout_ops import UNARY
+from edgeopt.passes.layout_perms import view_shape
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

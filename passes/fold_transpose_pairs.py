@@ -20,7 +20,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeopt.graph import dims_of, is_op, only_consumer, opset
-from edgeopt.passes.layout_ops import composed, is_identity, moves_only_ones, perm_of, transposing, view_shape
+from edgeopt.passes.layout_perms import composed, is_identity, moves_only_ones, perm_of, transposing, view_shape
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 
 

@@ -20,20 +20,18 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from edgeopt.graph import constant_tensor, dims_of, is_op, shapes_with, tensor_bytes
-from edgeopt.passes.layout_ops import (
+from edgeopt.passes.layout_ops import relation
+from edgeopt.passes.layout_perms import (
     Perm,
-    Relation,
-    carried,
     composed,
-    fits,
     inverse,
     is_identity,
     moves_only_ones,
     perm_of,
-    relation,
     twin_dims,
     view_shape,
 )
+from edgeopt.passes.layout_relations import Relation, carried, fits
 
 _MOST_NODES = 200  # a larger region is cut off: matching stays O(1)
 _ASSUMED = 64  # for sizes that are not known, to compare bytes

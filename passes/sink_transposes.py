@@ -25,7 +25,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeopt.graph import dims_of, graphs, is_op, opset
-from edgeopt.passes.layout_ops import Perm, inverse, is_identity, perm_of, transposing, twin_dims
+from edgeopt.passes.layout_perms import Perm, inverse, is_identity, perm_of, transposing, twin_dims
 from edgeopt.passes.layout_region import Cost, Region, cost
 from edgeopt.rewrite import EVERYWHERE, Answer, Rewrite, Skip
 

@@ -8,7 +8,7 @@ import pytest
 
 from edgeopt.graph import constant, op_histogram
 from edgeopt.passes.fold_transpose_pairs import FoldTransposePairs
-from edgeopt.passes.layout_ops import composed, inverse, is_identity
+from edgeopt.passes.layout_perms import composed, inverse, is_identity
 from edgeopt.rewrite import Rewrite
 from tests.models import assert_same, checked, loaded
 from tests.passes.sabotage import assert_caught

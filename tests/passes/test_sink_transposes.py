@@ -8,17 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from edgeopt.graph import attribute, constant, dims_of, op_histogram
-from edgeopt.passes.layout_ops import (
-    carried,
-    composed,
-    factors,
-    fits,
-    inverse,
-    is_identity,
-    moves_only_ones,
-    relation,
-    view_shape,
-)
+from edgeopt.passes.layout_ops import relation
+from edgeopt.passes.layout_perms import composed, inverse, is_identity, moves_only_ones, view_shape
+from edgeopt.passes.layout_relations import carried, fits
+from edgeopt.passes.layout_sizes import factors
 from edgeopt.passes.sink_transposes import SinkTransposes
 from edgeopt.rewrite import Answer, Rewrite
 from tests.models import assert_same, checked, loaded
