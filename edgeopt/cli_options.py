@@ -56,6 +56,15 @@ def _shapes(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _fix_weights(sub: argparse.ArgumentParser, *, defaults: bool = True) -> None:
+    sub.add_argument(
+        "--fix-weights",
+        action="store_true" if defaults else argparse.BooleanOptionalAction,
+        default=False if defaults else None,
+        help="initializers that are listed as inputs become constants, which nobody can override any more",
+    )
+
+
 def _data(sub: argparse.ArgumentParser, name: str, text: str, required: bool = True) -> None:
     sub.add_argument(name, required=required, metavar="DATA", help=f"{text}: {_DATA}")
 
@@ -94,6 +103,7 @@ def _simplify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", help="leave out what does not pay there; on host, by measuring")
     sub.add_argument("--opset", type=int, help="convert to this ONNX opset, up or down (default: keep)")
     _shapes(sub)
+    _fix_weights(sub)
     _run(sub)
 
 
@@ -106,6 +116,7 @@ def _quantize(sub: argparse.ArgumentParser) -> None:
     _effort(sub)
     _keep_float(sub)
     _shapes(sub)
+    _fix_weights(sub)
     _run(sub)
 
 
@@ -162,6 +173,7 @@ def _optimize(sub: argparse.ArgumentParser) -> None:
     _keep_float(sub)
     sub.add_argument("--recipe", metavar="R.toml", help="replay the options and decisions of an earlier run")
     _shapes(sub)
+    _fix_weights(sub, defaults=False)
     _run(sub, defaults=False)
 
 

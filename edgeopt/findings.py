@@ -42,7 +42,8 @@ def _oddities(model: ir.Model) -> list[str]:
     overridable = [v.name for v in model.graph.inputs if v.is_initializer()]
     if overridable:
         texts.append(
-            f"{len(overridable)} initializers are graph inputs too: callers may override them, so nothing folds"
+            f"{len(overridable)} initializers are graph inputs too: callers may override them, so nothing folds; "
+            "--fix-weights makes them constants"
         )
     if opset(model) < 13:
         texts.append(f"opset {opset(model)} is old; int8 per channel needs 13, quantize converts it")

@@ -36,6 +36,7 @@ from edgeopt.request import (
     finisher,
     host_device,
     open_model,
+    overridable,
     scheme_of,
     shape_texts,
     untouched,
@@ -71,6 +72,7 @@ def optimize(
     range: str | None = None,
     recipe: str | Path | None = None,
     input_shape: Shapes | None = None,
+    fix_weights: bool | None = None,
     threads: int | None = None,
     seed: int | None = None,
     progress: Progress = silent,
@@ -97,6 +99,7 @@ def optimize(
             the one of them that leaves the least noise at the outputs.
         recipe: A recipe.toml: options, and decisions that are replayed instead of taken by measuring.
         input_shape: See the module.
+        fix_weights: Take initializers off the list of the graph's inputs, so that nobody can override them.
         threads: See the module.
         seed: See the module.
         progress: See the module.
@@ -115,6 +118,7 @@ def optimize(
         "keep_float": list(keep_float) if keep_float is not None else None,
         "metric": metric,
         "input_shape": shape_texts(input_shape),
+        "fix_weights": fix_weights,
         "threads": threads,
         "seed": seed,
     }
@@ -130,7 +134,7 @@ def optimize(
     preset = replayed.preset or target.preset or target.name  # a replay quantizes as the first run did
     _, scheme = scheme_of(preset)
     folder = OutputFolder(Path(output)) if output is not None else None
-    loaded = open_model(model, asked.get("input_shape"))
+    loaded = open_model(model, asked.get("input_shape"), bool(asked.get("fix_weights")))
     if folder is not None:
         folder.check(loaded.path)
     specs = input_specs(loaded.model)
@@ -168,6 +172,7 @@ def optimize(
         outcome = run.run()
         result = _optimized(loaded, outcome, asked, data, judged, preset)
         result.report["device"] = device_part(target.name, asked["threads"])
+        result.report["warnings"] += overridable(loaded)
         if replayed.model_sha256 and replayed.model_sha256 != loaded.sha256:
             result.report["warnings"].append("the recipe's decisions were taken for another model")
     if folder is not None:

@@ -42,6 +42,7 @@ OPTIONS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "keep_float": (list, "a list of node names or operator types"),
     "metric": (str, "top1, top5 or module:function"),
     "input_shape": (list, 'a list such as ["input=1,3,224,224"]'),
+    "fix_weights": (bool, "true or false"),
     "threads": (int, "a whole number"),
     "seed": (int, "a whole number"),
 }
@@ -108,7 +109,7 @@ def _option_problems(options: Mapping[str, Any]) -> list[str]:
         if key not in OPTIONS:
             continue
         kind, text = OPTIONS[key]
-        wrong = not isinstance(value, kind) or isinstance(value, bool)
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
         wrong |= isinstance(value, list) and not all(isinstance(v, str) for v in value)
         wrong |= (key == "effort" and value not in EFFORTS) or (key == "range" and value not in (AUTO, *RANGES))
         if wrong:

@@ -25,9 +25,14 @@ Shapes = Mapping[str, Sequence[int]] | Sequence[str]
 _MOST_THREADS = 1024
 
 
-def open_model(model: Any, input_shape: Shapes | None) -> Loaded:
-    """Load a model and fix its dynamic dimensions."""
+def open_model(model: Any, input_shape: Shapes | None, fix_weights: bool = False) -> Loaded:
+    """Load a model and fix its dynamic dimensions.
+
+    ``fix_weights`` takes initializers off the list of the graph's inputs, so that nobody can override them.
+    """
     loaded = files.load(model)
+    if fix_weights:
+        loaded = _with_fixed_weights(loaded)
     if not input_shape:
         return loaded
     if isinstance(input_shape, Mapping):
@@ -39,6 +44,28 @@ def open_model(model: Any, input_shape: Shapes | None) -> Loaded:
         twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
         raise UsageError("given twice", where=f"--input-shape {twice}")
     return replace(loaded, model=shapes.fix_dims(loaded.model.clone(), wanted), as_given=False, light=None)
+
+
+def _with_fixed_weights(loaded: Loaded) -> Loaded:
+    if loaded.untouchable or not any(v.is_initializer() for v in loaded.model.graph.inputs):
+        return loaded
+    model = loaded.model.clone()
+    listed = [v for v in model.graph.inputs if v.is_initializer()]
+    for value in listed:
+        model.graph.inputs.remove(value)
+    note = f"{len(listed)} initializers are no longer listed as inputs (--fix-weights)"
+    return replace(loaded, model=model, as_given=False, light=None, repairs=(*loaded.repairs, note))
+
+
+def overridable(loaded: Loaded) -> list[str]:
+    """A warning if callers may override weights: neither edgeopt nor a runtime can then prepare them."""
+    count = sum(v.is_initializer() for v in loaded.model.graph.inputs)
+    if not count:
+        return []
+    return [
+        f"{count} initializers are listed as inputs too, so that callers may override them: nothing is folded into "
+        "them, and runtimes cannot prepare them; if nobody overrides them, --fix-weights makes them constants"
+    ]
 
 
 def host_device(name: str | Path) -> Device:

@@ -44,6 +44,7 @@ from edgeopt.request import (
     check_threads,
     finisher,
     open_model,
+    overridable,
     scheme_of,
     untouched,
 )
@@ -69,6 +70,7 @@ def simplify(
     device: str | Path | None = None,
     opset: int | None = None,
     input_shape: Shapes | None = None,
+    fix_weights: bool = False,
     threads: int = 1,
     seed: int = 0,
     progress: Progress = silent,
@@ -87,6 +89,7 @@ def simplify(
             all passes are applied, and nothing is measured.
         opset: Convert to this version of the standard operator set: up before the passes, down after them.
         input_shape: See the module.
+        fix_weights: Take initializers off the list of the graph's inputs, so that nobody can override them.
         threads: See the module.
         seed: See the module.
         progress: See the module.
@@ -102,7 +105,7 @@ def simplify(
     if unknown:
         raise UsageError(f"expected onnxsim, found {', '.join(sorted(unknown))}", where="--with")
     target = devices.load(device) if device is not None else None
-    loaded = open_model(model, input_shape)
+    loaded = open_model(model, input_shape, fix_weights)
     if loaded.untouchable:
         return untouched(loaded)
     oracle = Oracle(loaded.model, seed=seed, enabled=verify)
@@ -137,7 +140,7 @@ def simplify(
     passes = foreign + done.passes
     result = done.model
     counted: Count | None = count(result)  # while the types are there
-    warnings = list(done.warnings)
+    warnings = overridable(loaded) + done.warnings
     order_part, moved, why = dict[str, Any](), False, _no_order(result, verify=verify)
     if why is None:
         progress("ordering the nodes")
@@ -211,6 +214,7 @@ def quantize(
     effort: str = "normal",
     keep_float: Sequence[str] = (),
     input_shape: Shapes | None = None,
+    fix_weights: bool = False,
     threads: int = 1,
     seed: int = 0,
     progress: Progress = silent,
@@ -225,6 +229,7 @@ def quantize(
         effort: ``fast`` uses at most 64 calibration samples, ``normal`` 512, ``best`` all, and counts every value.
         keep_float: Names of nodes, or operator types, that stay float.
         input_shape: See the module.
+        fix_weights: Take initializers off the list of the graph's inputs, so that nobody can override them.
         threads: See the module.
         seed: See the module.
         progress: See the module.
@@ -237,7 +242,7 @@ def quantize(
     check_effort(effort)
     check_range(range)
     target, scheme = scheme_of(device)
-    loaded = open_model(model, input_shape)
+    loaded = open_model(model, input_shape, fix_weights)
     data = open_dataset(calib, input_specs(loaded.model), model=loaded.model)
     if loaded.untouchable:
         return untouched(loaded)
@@ -260,7 +265,7 @@ def quantize(
     changed = not done.nothing_to_do or any(p.changed for p in simplified.passes)
     if changed:
         finisher(loaded, "quantize", simplified.passes)(result, FLOAT if done.nothing_to_do else INT8)
-    warnings = data.warnings + simplified.warnings + done.warnings
+    warnings = overridable(loaded) + data.warnings + simplified.warnings + done.warnings
     report = head(loaded) | {"device": device_part(target.name, threads), "calibration": data.description}
     before, after = size_part(loaded.model, loaded.file_bytes), size_part(result)
     speedup = None

@@ -30,6 +30,7 @@ OPTION_VALUES = st.fixed_dictionaries(
             st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=5), max_size=3
         ),
         "input_shape": st.lists(st.just('a "b"=1,2'), max_size=2),
+        "fix_weights": st.booleans(),
         "threads": st.integers(1, 8),
     },
 )
@@ -61,6 +62,7 @@ def test_what_was_not_given_is_left_out() -> None:
         ("schema = 1\n[options]\nmax_drop = true", "$.options.max_drop: expected a number, found True"),
         ("schema = 1\n[options]\nmax_memory_bytes = 1.5", "$.options.max_memory_bytes: expected a whole number"),
         ("schema = 1\n[options]\nkeep_float = 'Conv'", "$.options.keep_float: expected a list of node names"),
+        ("schema = 1\n[options]\nfix_weights = 1", "$.options.fix_weights: expected true or false, found 1"),
         ("schema = 1\n[options]\nkeep_float = [1]", "$.options.keep_float: expected a list of node names"),
         (
             "schema = 1\n[options]\neffort = 'huge'",

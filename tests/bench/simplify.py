@@ -52,6 +52,7 @@ class Tool:
         ratio: Its latency over the original's.
         rolled_back: Rewrites that edgeopt had to undo.
         domains: Of operators in its file that the model has none of; with any, nodes do not compare.
+        locked: How many weights that callers of the model may override they may override no more.
     """
 
     nodes: int | None = None
@@ -62,11 +63,15 @@ class Tool:
     ratio: float | None = None
     rolled_back: list[str] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
+    locked: int = 0
 
 
 @dataclass
 class Row:
-    """One model: its name, where it comes from, its own nodes and latency, and what the tools made of it."""
+    """One model: its name, where it comes from, its own nodes and latency, and what the tools made of it.
+
+    Peers that take weights away from those who may override them compare with ``--fix-weights`` only (``fixed``).
+    """
 
     name: str
     group: str
@@ -74,6 +79,7 @@ class Row:
     ms: float | None = None
     tools: dict[str, Tool] = field(default_factory=dict)
     problem: str = ""  # why the files could not be judged
+    fixed: bool = False
 
     @property
     def ours(self) -> Tool:
@@ -82,13 +88,18 @@ class Row:
 
     def best_count(self) -> int | None:
         """The fewest nodes of any valid peer's file that brings in no other domain."""
-        valid = [t for name, t in self.tools.items() if name in COUNTED and not t.error and not t.domains]
+        valid = [t for name, t in self.tools.items() if name in COUNTED and self.compares(t) and not t.domains]
         counts = [t.nodes for t in valid if t.nodes is not None]
         return min(counts, default=None)
 
+    def compares(self, tool: Tool) -> bool:
+        """Whether its file is valid and keeps what edgeopt's keeps."""
+        return not tool.error and (self.fixed or not tool.locked)
+
     def best_ratio(self) -> float | None:
         """The lowest latency of any valid peer's file, over the original's."""
-        ratios = [t.ratio for name, t in self.tools.items() if name in PEERS and t.ratio is not None and not t.error]
+        valid = [t for name, t in self.tools.items() if name in PEERS and self.compares(t)]
+        ratios = [t.ratio for t in valid if t.ratio is not None]
         return min(ratios, default=None)
 
     def against_best(self) -> float | None:
@@ -108,6 +119,14 @@ def domains(path: Path) -> set[str]:
     return {"" if domain == "ai.onnx" else domain for domain in found}
 
 
+def overridable(path: Path) -> int:
+    """How many initializers callers may override."""
+    model = onnx.load(path, load_external_data=False)
+    return len(
+        {t.name for t in model.graph.initializer} & {v.name for v in model.graph.input} if model.ir_version > 3 else ()
+    )
+
+
 def problems(row: Row) -> list[str]:
     """The promises that edgeopt breaks on this model."""
     ours = row.ours
@@ -123,10 +142,12 @@ def exceptions(row: Row) -> list[str]:
     found = []
     best, ratio = row.best_count(), row.against_best()
     if best is not None and row.ours.nodes is not None and row.ours.nodes > best:
-        peers = [n for n, t in row.tools.items() if n in COUNTED and t.nodes == best and not (t.error or t.domains)]
+        peers = [
+            n for n, t in row.tools.items() if n in COUNTED and t.nodes == best and row.compares(t) and not t.domains
+        ]
         found.append(f"{row.ours.nodes} nodes, {', '.join(peers)} {best}")
     if ratio is not None and ratio > 1.05:
-        peers = [n for n, t in row.tools.items() if n in PEERS and t.ratio == row.best_ratio() and not t.error]
+        peers = [n for n, t in row.tools.items() if n in PEERS and t.ratio == row.best_ratio() and row.compares(t)]
         found.append(f"latency {ratio:.2f} times that of {', '.join(peers)}")
     return found
 
@@ -154,10 +175,10 @@ def run_json(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, 
     return found
 
 
-def simplified(tool: str, path: Path, out: Path, peers_python: str | None) -> Tool:
-    """Run one tool on one model."""
+def simplified(tool: str, path: Path, out: Path, peers_python: str | None, fixed: bool = False) -> Tool:
+    """Run one tool on one model; edgeopt with ``--fix-weights``, if so."""
     if tool == OURS:
-        command = [sys.executable, "-m", "tests.bench.simplify_child", OURS, str(path), str(out)]
+        command = [sys.executable, "-m", "tests.bench.simplify_child", OURS, str(path), str(out), *["fixed"] * fixed]
     else:
         assert peers_python is not None  # peers only run with an interpreter that has them
         command = [peers_python, str(shared_folder() / "bench" / "simplify_peer.py"), tool, str(path), str(out)]
@@ -168,6 +189,7 @@ def simplified(tool: str, path: Path, out: Path, peers_python: str | None) -> To
         try:
             result.nodes = count(out)
             result.domains = sorted(domains(out) - domains(path) - {""})
+            result.locked = max(0, overridable(path) - overridable(out))
         except Exception as error:  # noqa: BLE001 -- whatever a peer has written
             result.error = f"its file cannot be read: {error}"[:_LONGEST]
     return result
@@ -196,13 +218,20 @@ def judged(row: Row, path: Path, files: dict[str, Path], rounds: int) -> None:
 
 
 def bench(
-    name: str, group: str, path: Path, folder: Path, tools: Sequence[str], peers_python: str | None, rounds: int
+    name: str,
+    group: str,
+    path: Path,
+    folder: Path,
+    tools: Sequence[str],
+    peers_python: str | None,
+    rounds: int,
+    fixed: bool = False,
 ) -> Row:
     """Everything about one model; the tools run two at a time, the latencies alone."""
-    row = Row(name, group, count(path))
+    row = Row(f"{name} --fix-weights" if fixed else name, group, count(path), fixed=fixed)
     outs = {tool: folder / f"{name}.{tool}.onnx" for tool in tools}
     with ThreadPoolExecutor(2) as pool:
-        made = pool.map(lambda tool: simplified(tool, path, outs[tool], peers_python), tools)
+        made = pool.map(lambda tool: simplified(tool, path, outs[tool], peers_python, fixed), tools)
         row.tools = dict(zip(tools, made, strict=True))
     judged(row, path, {tool: outs[tool] for tool in tools if row.tools[tool].nodes is not None}, rounds)
     return row
@@ -248,13 +277,15 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _cell(tool: Tool | None, best: int | None = None) -> str:
+def _cell(tool: Tool | None, best: int | None = None, fixed: bool = False) -> str:
     if tool is None:
         return ""
     if tool.error:
         return "fails" if tool.nodes is None else f"{tool.nodes} wrong"
     if tool.domains:
         return f"{tool.nodes} other domain"
+    if tool.locked and not fixed:
+        return f"{tool.nodes} locked"
     return f"**{tool.nodes}**" if tool.nodes is not None and tool.nodes == best else str(tool.nodes)
 
 
@@ -270,7 +301,8 @@ def markdown(rows: Sequence[Row], machine: dict[str, str], versions: dict[str, s
         "Constant nodes included. Bold: the fewest of the valid files that bring in no other domain. Latency: fp32 in",
         "onnxruntime, default session options but for one thread, median of interleaved runs over the original's (below",
         "1 is faster); best peer: the fastest valid file of all, fused operators of other domains included, and so",
-        "favoured by noise.",
+        "favoured by noise. Locked: callers can no longer override weights that the model lets them override; such",
+        "files compare with edgeopt's --fix-weights only.",
         "",
     ]
     used = [t for t in (OURS, *COUNTED) if any(t in r.tools for r in rows)]
@@ -292,7 +324,11 @@ def markdown(rows: Sequence[Row], machine: dict[str, str], versions: dict[str, s
         ]
         for row in own:
             valid = [n for n in (None if row.ours.error else row.ours.nodes, row.best_count()) if n is not None]
-            cells = [row.name, str(row.nodes), *(_cell(row.tools.get(t), min(valid, default=None)) for t in used)]
+            cells = [
+                row.name,
+                str(row.nodes),
+                *(_cell(row.tools.get(t), min(valid, default=None), row.fixed) for t in used),
+            ]
             ratios = (row.ours.ratio, row.best_ratio(), row.against_best())
             cells += [_number(row.ms, 3), *(_number(r, 3) for r in ratios)]
             lines.append("| " + " | ".join(cells) + " |")
@@ -370,9 +406,11 @@ def main() -> int:
         found = inputs(asked.only, Path(name), with_nets=True)
         for model, group, path in [f for f in found if not asked.nets or f[1] == "nets"]:
             rounds = 0 if asked.no_latency else asked.runs
-            rows.append(bench(model, group, path, Path(name), tools, asked.peers_python, rounds))
-            said = "; ".join(problems(rows[-1]) + exceptions(rows[-1])) or "fine"
-            print(f"{model}: {rows[-1].nodes} to {rows[-1].ours.nodes} nodes, {said}", file=sys.stderr, flush=True)
+            for fixed in (False, True) if overridable(path) else (False,):
+                row = bench(model, group, path, Path(name), tools, asked.peers_python, rounds, fixed)
+                said = "; ".join(problems(row) + exceptions(row)) or "fine"
+                print(f"{row.name}: {row.nodes} to {row.ours.nodes} nodes, {said}", file=sys.stderr, flush=True)
+                rows.append(row)
     text = markdown(rows, machine, versions, time.perf_counter() - start)
     print(text)
     whole = not (asked.only or asked.nets or asked.no_latency) and asked.peers_python

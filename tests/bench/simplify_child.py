@@ -1,6 +1,6 @@
 """One step of the simplify benchmark in a process of its own, which prints JSON as its last line.
 
-``python -m tests.bench.simplify_child edgeopt MODEL OUT`` simplifies; seconds and memory count what
+``python -m tests.bench.simplify_child edgeopt MODEL OUT [fixed]`` simplifies; seconds and memory count what
 ``simplify_peer.py`` counts of the others: imports of the tool, reading, simplifying, writing.
 ``python -m tests.bench.simplify_child judge MODEL ROUNDS NAME=FILE …`` compares each file's outputs with the model's
 and measures their latencies, interleaved; ROUNDS is 0 for no latency, -1 for as many as fill the time.
@@ -19,12 +19,12 @@ FEEDS = 2
 REPEATS, LEAST_ROUNDS, BUDGET_S = 3, 20, 0.6
 
 
-def simplify(model: str, out: str) -> dict[str, Any]:
-    """Run edgeopt."""
+def simplify(model: str, out: str, fixed: str = "") -> dict[str, Any]:
+    """Run edgeopt; with ``--fix-weights``, if so."""
     start = time.time()
     import edgeopt
 
-    result = edgeopt.simplify(model)
+    result = edgeopt.simplify(model, fix_weights=bool(fixed))
     result.save(out)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     undone = [f"{p['name']} at {s['node']}: {s['reason']}" for p in result.report["passes"] for s in p["rolled_back"]]
@@ -80,6 +80,6 @@ def judge(model: str, rounds: int, files: dict[str, str]) -> dict[str, Any]:
 if __name__ == "__main__":
     what, path, *rest = sys.argv[1:]
     if what == "edgeopt":
-        print(json.dumps(simplify(path, rest[0])))
+        print(json.dumps(simplify(path, *rest)))
     else:
         print(json.dumps(judge(path, int(rest[0]), dict(r.split("=", 1) for r in rest[1:]))))

@@ -50,6 +50,10 @@ def test_files_that_are_wrong_or_fused_do_not_count() -> None:
     assert row(onnxsim=Tool(4, domains=["com.microsoft"], ratio=0.1)).best_count() is None
     assert exceptions(row(onnxsim=Tool(4, domains=["com.microsoft"]), onnxslim=Tool(4))) == ["5 nodes, onnxslim 4"]
     assert row(ort_extended=Tool(2, ratio=0.5)).best_ratio() == 0.5
+    locked = row(onnxsim=Tool(2, ratio=0.5, locked=3))
+    assert (locked.best_count(), locked.best_ratio()) == (None, None)
+    locked.fixed = True
+    assert (locked.best_count(), locked.best_ratio()) == (2, 0.5)
     assert row(onnxsim=Tool(4, error="outputs ['y']", ratio=0.1)).against_best() is None
 
 
