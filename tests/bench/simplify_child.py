@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 FEEDS = 2
-REPEATS, LEAST_ROUNDS, BUDGET_S = 3, 20, 0.6
+REPEATS, LEAST_ROUNDS, BUDGET_S = 5, 20, 0.6
 
 
 def simplify(model: str, out: str, fixed: str = "") -> dict[str, Any]:
@@ -32,7 +32,7 @@ def simplify(model: str, out: str, fixed: str = "") -> dict[str, Any]:
 
 
 def judge(model: str, rounds: int, files: dict[str, str]) -> dict[str, Any]:
-    """By tool: ``wrong`` (why, or None), ``ms`` and ``ratio``: latency over the model's, median within the rounds."""
+    """By tool: ``wrong`` (why, or None), ``ms``, ``ratio`` and ``ratios``: latency over the model's."""
     import onnx_ir as ir
 
     from edgeopt.feeds import runnable_feed
@@ -42,7 +42,10 @@ def judge(model: str, rounds: int, files: dict[str, str]) -> dict[str, Any]:
     from tests import pipeline
     from tests.bench import timing
 
-    found: dict[str, Any] = {"original": {"ms": None}, **{t: {"wrong": None, "ms": None, "ratio": None} for t in files}}
+    found: dict[str, Any] = {
+        "original": {"ms": None},
+        **{t: {"wrong": None, "ms": None, "ratio": None, "ratios": []} for t in files},
+    }
     given = ir.load(model)
     specs = input_specs(given)
     plain = Session(Path(model), Level.NONE)
@@ -72,7 +75,11 @@ def judge(model: str, rounds: int, files: dict[str, str]) -> dict[str, Any]:
             tries.append(timing.one_repeat(runs, least=LEAST_ROUNDS, budget_s=BUDGET_S, rounds=max(rounds, 0)))
         for tool, repeats in zip(opened, zip(*tries, strict=True), strict=True):
             figures = timing.middle(repeats)
-            found[tool] |= {"ms": figures.after_ms, "ratio": 1 / figures.ratio}
+            found[tool] |= {
+                "ms": figures.after_ms,
+                "ratio": 1 / figures.ratio,
+                "ratios": [1 / r.ratio for r in repeats],
+            }
             found["original"]["ms"] = figures.before_ms
     return found
 
