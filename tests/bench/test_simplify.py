@@ -49,6 +49,11 @@ def test_what_peers_do_better() -> None:
     ]
 
 
+def test_a_known_reason_is_told() -> None:
+    found = Row("qkv", "nets", 10, 1.0, {OURS: Tool(5, ratios=[0.9]), "onnxsim": Tool(4, ratios=[0.9])})
+    assert "- qkv: 5 nodes, onnxsim 4. onnxsim writes com.microsoft's Attention" in markdown([found], {}, {}, 1)
+
+
 def test_the_fastest_peer_is_chosen_in_one_repeat_and_judged_in_another() -> None:
     lucky, steady = Tool(5, ratios=[0.5, 1.2, 1.2]), Tool(5, ratios=[0.9, 0.9, 0.9])
     found = Row("net", "models", 10, 1.0, {OURS: Tool(5, ratios=[0.9, 0.9, 0.9]), "onnxsim": lucky, "onnxslim": steady})
@@ -87,7 +92,7 @@ def test_the_table() -> None:
     assert "| net | 10 | **5** | 6 | 3 wrong | 1.000 | 0.900 | 1.000 | 0.900 |\n" in text
     assert "| onnxslim | 0.20 | 0.20 | 40 | 40 | 1 | 1 |\n" in text
     assert "edgeopt / best peer: geometric mean 1.006 over 2 models" in text
-    assert "- net: 5 nodes, onnxsim 4\n" in text
+    assert "- net: 5 nodes, onnxsim 4; latency 1.12 times that of onnxsim\n" in text
     assert "- net, onnxslim: signal 11: \n" in text
 
 
