@@ -14,7 +14,7 @@ from edgeopt.passes import EXACT
 from edgeopt.progress import Progress, silent
 from edgeopt.rewrite import Rule
 
-_MAX_SWEEPS = 6
+_MAX_SWEEPS = 16  # nested Ifs take one or two each
 
 
 @dataclass

@@ -10,6 +10,7 @@ from edgeopt.passes.canonicalize import Canonicalize
 from edgeopt.passes.common_subexpressions import CommonSubexpressions
 from edgeopt.passes.constants_to_initializers import ConstantsToInitializers
 from edgeopt.passes.dead_code import DeadCode
+from edgeopt.passes.decide_squeeze import DecideSqueeze
 from edgeopt.passes.dedupe_initializers import DedupeInitializers
 from edgeopt.passes.einsum import WriteEinsum
 from edgeopt.passes.fold_affine_after import FoldAffineAfter
@@ -54,6 +55,7 @@ EXACT: tuple[Rule, ...] = (
     InlineFunctions(),  # the other passes do not look into functions
     FoldConstants(),  # first: later passes ask for constants
     FoldShapes(),  # sizes that are open, and conditions on them
+    DecideSqueeze(),  # conditions on open sizes that can only hold
     InlineIf(),  # a condition that was folded; the other passes then see one graph
     UnrollLoop(),  # the same for loops
     ResolveSequences(),  # what unrolled loops collected in sequences

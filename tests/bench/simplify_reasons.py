@@ -10,14 +10,7 @@ _GENERATED = (
     "its weights are made by ConstantOfShape, so that the file is small; folded, it would be larger than the input by "
     "more than 1 % + 4 KiB"
 )
-_OPEN = (
-    "seven Ifs hang on the open size `sequence`; onnxscript decides them by ranks that the file states for inner "
-    "values; with `--input-shape input=1,576 --input-shape state=2,1,128` edgeopt leaves 33 nodes"
-)
-
 REASONS = {
-    "vad_silero_16k_op15": _OPEN,
-    "027_silero_vad_16k_op15": _OPEN,
     "015_light_inception_v2": _GENERATED,
     "016_light_shufflenet": _GENERATED,
     "017_light_squeezenet": _GENERATED,
